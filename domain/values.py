@@ -1,0 +1,71 @@
+"""The value types that all areas share: identifiers, times, quantities and money."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+_CODES = """
+    AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN
+    BWP BYN BZD CAD CDF CHF CLP CNY COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD
+    FKP GBP GEL GHS GIP GMD GNF GTQ GYD HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY
+    KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD MMK MNT MOP
+    MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR
+    RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT
+    TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VED VES VND VUV WST XAF XCD XOF XPF YER ZAR
+    ZMW ZWG
+"""
+#: ISO 4217 codes in circulation (2025), funds and metals left out.
+CURRENCIES = frozenset(_CODES.split())
+
+
+def _currency(code: str) -> str:
+    if code not in CURRENCIES:
+        raise ValueError(f"{code!r} is not an ISO 4217 currency code in circulation")
+    return code
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC)
+
+
+#: Business identifier: letters, digits, dot, dash and underscore, 1 to 64 characters.
+Id = Annotated[str, Field(pattern=ID_PATTERN)]
+#: A moment with zone, kept in UTC.
+UtcTime = Annotated[AwareDatetime, AfterValidator(_utc)]
+#: ISO 4217 code.
+Currency = Annotated[str, AfterValidator(_currency)]
+#: Money in minor units (cents) of the currency named beside it.
+Minor = Annotated[int, Field(ge=0, le=10**15)]
+#: Exact count of pieces, litres or kilograms: above zero, up to three decimal places.
+Quantity = Annotated[Decimal, Field(gt=0, max_digits=15, decimal_places=3)]
+#: As Quantity, of either sign.
+Change = Annotated[Decimal, Field(max_digits=15, decimal_places=3)]
+#: A short text that people wrote.
+Text = Annotated[str, Field(min_length=1, max_length=500)]
+#: Region code such as a state or a postal area.
+Region = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,16}$")]
+
+
+class Value(BaseModel):
+    """A frozen value without identity; unknown fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Event(Value):
+    """A business fact, named in the past tense. Its JSON is what the log stores."""
+
+
+class Command(Value):
+    """A wish, named in the imperative. Times and identifiers come in with it."""
+
+
+def seconds(start: datetime | None, end: datetime | None) -> int | None:
+    """Whole seconds from start to end; None where one of them is not known."""
+    return None if start is None or end is None else int((end - start).total_seconds())

@@ -1,0 +1,206 @@
+"""The log as values, and how it is read: by position, by stream, by command."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow, class_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+Connection = AsyncConnection[TupleRow]
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event about to be appended: stream, its version there, topic and stored bytes."""
+
+    stream_id: UUID
+    version: int
+    topic: str
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One command's part of an append: who asked, what is remembered of it, and its events.
+
+    ``digest`` tells a retry (same id, same digest) from a reused id. ``stream`` and ``version``
+    are the answer that a retry gets.
+    """
+
+    command_id: UUID
+    digest: bytes
+    stream: str
+    version: int
+    organisation_id: UUID
+    actor: str
+    correlation_id: UUID
+    causation_id: UUID | None
+    events: Sequence[NewEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Entries that are stored together or not at all, if every stream has its expected version.
+
+    ``expected`` names streams that are appended to and streams that were only read;
+    0 says that a stream must not exist.
+    """
+
+    entries: Sequence[Entry]
+    expected: Mapping[UUID, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The answer to a stored command. ``position``: of its last event in the log."""
+
+    stream: str
+    version: int
+    position: int
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as it stands in the log."""
+
+    position: int
+    stream_id: UUID
+    version: int
+    topic: str
+    state: bytes
+    event_id: UUID
+    organisation_id: UUID
+    recorded_at: datetime
+    correlation_id: UUID
+    causation_id: UUID | None
+    actor: str
+
+
+class VersionConflict(Exception):
+    """A stream was not at its expected version."""
+
+    def __init__(self, stream_id: UUID, expected: int, actual: int) -> None:
+        self.stream_id, self.expected, self.actual = stream_id, expected, actual
+        super().__init__(f"stream {stream_id}: expected version {expected}, found {actual}")
+
+
+class CommandReused(Exception):
+    """A command id came back with another payload."""
+
+    def __init__(self, command_id: UUID) -> None:
+        self.command_id = command_id
+        super().__init__(f"command id {command_id} was used before with another payload")
+
+
+class RepeatedCommands(Exception):
+    """Commands of a unit with several entries are in the log already."""
+
+    def __init__(self, receipts: Mapping[UUID, Receipt]) -> None:
+        self.receipts = receipts
+        super().__init__(f"{len(receipts)} commands of the unit are in the log already")
+
+
+class LogUnavailable(Exception):
+    """The log did not answer in time. Whether it was stored is not known: retry by the same id."""
+
+
+_COLUMNS = """notification_id AS position, originator_id AS stream_id,
+    originator_version AS version, topic, state, event_id, organisation_id, recorded_at,
+    correlation_id, causation_id, actor"""
+
+_HEAD = "SELECT position FROM log_head"
+_AFTER = (
+    f"SELECT {_COLUMNS} FROM events WHERE notification_id > %s ORDER BY notification_id LIMIT %s"
+)
+_AFTER_OF = f"""SELECT {_COLUMNS} FROM events
+    WHERE notification_id > %s AND notification_id <= %s AND organisation_id = %s
+    ORDER BY notification_id LIMIT %s"""
+_TAILS = f"""SELECT {_COLUMNS} FROM unnest(%s::uuid[], %s::bigint[]) AS known (id, seen)
+    JOIN events ON originator_id = known.id AND originator_version > known.seen
+    ORDER BY originator_id, originator_version"""
+_COMMANDS = """SELECT command_id, digest, stream, version, position
+    FROM commands WHERE command_id = ANY(%s)"""
+
+
+class Log:
+    """Reads the log through a pool of connections."""
+
+    def __init__(self, pool: AsyncConnectionPool[Connection]) -> None:
+        self._pool = pool
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A pooled connection.
+
+        Raises:
+            LogUnavailable: none came free in time.
+        """
+        try:
+            async with self._pool.connection() as connection:
+                yield connection
+        except PoolTimeout as error:
+            raise LogUnavailable("the database gave no connection in time") from error
+
+    async def head(self) -> int:
+        """The last position given; 0 for an empty log."""
+        async with self.connection() as connection:
+            row = await (await connection.execute(_HEAD)).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    async def after(self, position: int, limit: int) -> list[StoredEvent]:
+        """At most ``limit`` events behind ``position``, in log order."""
+        async with self.connection() as connection:
+            return await read_after(connection, position, limit)
+
+    async def after_of(
+        self, organisation_id: UUID, position: int, limit: int, *, to: int
+    ) -> list[StoredEvent]:
+        """As ``after``, of one organisation and not beyond position ``to``."""
+        async with (
+            self.connection() as connection,
+            connection.cursor(row_factory=class_row(StoredEvent), binary=True) as cursor,
+        ):
+            await cursor.execute(_AFTER_OF, (position, to, organisation_id, limit))
+            return await cursor.fetchall()
+
+    async def streams(self, stream_ids: Collection[UUID]) -> dict[UUID, list[StoredEvent]]:
+        """All events of some streams in one round trip; an empty list for an unknown one."""
+        return await self.tails(dict.fromkeys(stream_ids, 0))
+
+    async def tails(self, seen: Mapping[UUID, int]) -> dict[UUID, list[StoredEvent]]:
+        """The events of each stream behind the version that was seen of it."""
+        found: dict[UUID, list[StoredEvent]] = {stream_id: [] for stream_id in seen}
+        if not found:
+            return found
+        async with (
+            self.connection() as connection,
+            connection.cursor(row_factory=class_row(StoredEvent), binary=True) as cursor,
+        ):
+            await cursor.execute(_TAILS, (list(seen), list(seen.values())))
+            for event in await cursor.fetchall():
+                found[event.stream_id].append(event)
+        return found
+
+    async def answers(self, command_ids: Collection[UUID]) -> dict[UUID, tuple[bytes, Receipt]]:
+        """Digest and first answer of those of the commands that are in the log."""
+        async with self.connection() as connection:
+            rows = await (await connection.execute(_COMMANDS, (list(command_ids),))).fetchall()
+        return {
+            command_id: (digest, Receipt(stream, version, position, repeated=True))
+            for command_id, digest, stream, version, position in rows
+        }
+
+
+async def read_after(connection: Connection, position: int, limit: int) -> list[StoredEvent]:
+    """At most ``limit`` events behind ``position``, read on the caller's own connection."""
+    async with connection.cursor(row_factory=class_row(StoredEvent), binary=True) as cursor:
+        await cursor.execute(_AFTER, (position, limit))
+        return await cursor.fetchall()

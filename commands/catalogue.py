@@ -1,0 +1,17 @@
+"""Every command by name, and its handler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from commands import decisions, inventory, models, orders
+from commands.handler import Handler
+from domain.values import Command
+
+HANDLERS: Mapping[type[Command], Handler] = {
+    handler.command: handler
+    for area in (orders, inventory, decisions, models)
+    for handler in area.HANDLERS
+}
+
+COMMANDS: Mapping[str, type[Command]] = {command.__name__: command for command in HANDLERS}

@@ -1,0 +1,1 @@
+"""How events become tables: folds, their one engine, and the declarations."""

@@ -1,0 +1,14 @@
+"""Every read model by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from projections import audit, decisions, inventory, kpis, models, orders
+from projections.fold import Table
+
+TABLES: Mapping[str, Table] = {
+    table.name: table
+    for area in (orders, inventory, decisions, models, kpis, audit)
+    for table in area.TABLES
+}

@@ -1,0 +1,46 @@
+"""Sites and stock levels."""
+
+from __future__ import annotations
+
+from polars import col, lit
+
+from domain.inventory import SiteClosed, SiteOpened, StockAdjusted, StockPicked, StockReceived
+from projections.fold import Table, count, first, last, total
+
+SITES = Table(
+    name="sites",
+    key={SiteOpened: ("site_id",), SiteClosed: ("site_id",)},
+    columns={
+        "name": first({SiteOpened: "name"}),
+        "region": first({SiteOpened: "region"}),
+        "daily_capacity": first({SiteOpened: "daily_capacity"}),
+        "is_open": last({SiteOpened: lit(True), SiteClosed: lit(False)}),
+        "opened": first({SiteOpened: "state"}, json=True),
+    },
+)
+
+STOCK_LEVELS = Table(
+    name="stock_levels",
+    key=dict.fromkeys((StockReceived, StockPicked, StockAdjusted), ("site_id", "sku")),
+    columns={
+        "on_hand": total(
+            {
+                StockReceived: col("quantity"),
+                StockPicked: -col("quantity"),
+                StockAdjusted: col("change"),
+            }
+        ),
+        "received": total({StockReceived: "quantity"}),
+        "picked": total({StockPicked: "quantity"}),
+        "adjustments": count(StockAdjusted),
+        "last_moved_at": last(
+            {
+                StockReceived: "received_at",
+                StockPicked: "picked_at",
+                StockAdjusted: "adjusted_at",
+            }
+        ),
+    },
+)
+
+TABLES = (SITES, STOCK_LEVELS)

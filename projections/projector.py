@@ -1,0 +1,171 @@
+"""Runs the read models: live behind the log, and rebuilt beside and swapped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import polars as pl
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from eventstore.log import Connection, StoredEvent, read_after
+from eventstore.subscription import Bell
+from projections import store
+from projections.engine import contributions, merge
+from projections.fold import Table
+from projections.frames import decode, wanted
+
+_log = structlog.get_logger(__name__)
+#: Called with events done and events in all.
+Progress = Callable[[int, int], None]
+
+
+class Projector:
+    """Keeps read models behind the log: rows and position in one transaction, exactly once.
+
+    All tables share the reading and decoding of a batch. Where one of them fails, it stops alone
+    with its error written beside its position, and the others go on.
+
+    Args:
+        url: libpq connection string.
+        tables: the declarations to run.
+        batch: events in one transaction.
+    """
+
+    def __init__(self, url: str, tables: Sequence[Table], *, batch: int = 5000) -> None:
+        self._url = url
+        self._tables = list(tables)
+        self._batch = batch
+
+    async def prepare(self) -> None:
+        """Create missing tables; rebuild those whose declaration changed."""
+        async with await self._connect() as connection:
+            changed = await store.prepare(connection, self._tables)
+        for table in changed:
+            _log.info("declaration changed, rebuilding", table=table.name)
+            await self.rebuild(table)
+
+    async def run(self) -> None:
+        """Follow the log for ever; survives a restart of the server by itself."""
+        async with Bell(self._url) as bell:
+            while True:
+                try:
+                    async with await self._connect() as connection:
+                        while True:
+                            while await self.step(connection):
+                                pass
+                            await bell.wait()
+                except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                    _log.warning("projector connects again", error=str(error).strip())
+                    await asyncio.sleep(0.5)
+
+    async def catch_up(self) -> int:
+        """Fold what the log holds now; the position reached."""
+        async with await self._connect() as connection:
+            while await self.step(connection):
+                pass
+            positions = await store.progress(connection, self._tables)
+        return min((known.position for known in positions.values()), default=0)
+
+    async def step(self, connection: Connection) -> bool:
+        """Fold one batch into the tables that are furthest behind; whether there was one."""
+        try:
+            async with connection.transaction():
+                return await self._fold(connection, self._tables)
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            raise
+        except Exception as error:
+            _log.error("batch failed, folding table by table", error=str(error))
+        moved = False
+        for table in self._tables:
+            try:
+                async with connection.transaction():
+                    moved |= await self._fold(connection, [table])
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                raise
+            except Exception as error:
+                _log.error("projection stopped", table=table.name, error=str(error))
+                await connection.execute(
+                    "UPDATE projections SET error = %s WHERE name = %s", (str(error), table.name)
+                )
+        return moved
+
+    async def _fold(self, connection: Connection, tables: Sequence[Table]) -> bool:
+        # The row locks keep a second projector out until this batch is committed.
+        known = await store.progress(connection, tables, lock=True)
+        if not known:
+            return False
+        start = min(one.position for one in known.values())
+        events = await read_after(connection, start, self._batch)
+        if not events:
+            return False
+        behind = [table for table in tables if known[table.name].position == start]
+        limit = min((one.position for one in known.values() if one.position > start), default=None)
+        if limit is not None:  # a batch must not run past a table that is further on
+            events = [event for event in events if event.position <= limit]
+        await self._write(connection, behind, events)
+        await store.advance(connection, behind, events[-1].position)
+        return True
+
+    @staticmethod
+    async def _write(
+        connection: Connection, tables: Sequence[Table], events: Sequence[StoredEvent]
+    ) -> None:
+        frames = decode(events, wanted(tables))
+        for table in tables:
+            part = merge(table, [contributions(table, frames)])
+            await store.write_part(connection, table, part)
+
+    async def rebuild(self, table: Table, report: Progress | None = None) -> int:
+        """Fold the whole log into a new table beside the live one, then swap; events folded.
+
+        Readers see the old rows until the swap, and the new ones after it.
+        """
+        async with await self._connect() as connection, await self._connect() as writing:
+            await store.create(writing, table, store.NEXT)
+            head = await _head(connection)
+            position, done = 0, 0
+            parts: list[pl.DataFrame] = []
+            while position < head:
+                events = await read_after(connection, position, 4 * self._batch)
+                events = [event for event in events if event.position <= head]
+                if not events:
+                    break
+                part = merge(table, [contributions(table, decode(events, wanted([table])))])
+                # A merged table stays as small as its rows; a row for each event goes out at once.
+                if table.every_event:
+                    await store.copy_part(writing, table, part, store.NEXT)
+                else:
+                    parts = [merge(table, [*parts, part])]
+                position = events[-1].position
+                done += len(events)
+                if report is not None:
+                    report(done, head)
+            for part in parts:
+                await store.copy_part(writing, table, part, store.NEXT)
+            async with writing.transaction():
+                known = await store.progress(writing, [table], lock=True)
+                live = known[table.name].position if table.name in known else position
+                await store.swap(writing, table)
+                await store.set_progress(writing, table, position)
+                # What came in meanwhile and was folded into the old table is folded here, so that
+                # no reader is thrown back behind a position that it has seen.
+                while position < live:
+                    events = await read_after(writing, position, self._batch)
+                    events = [event for event in events if event.position <= live]
+                    await self._write(writing, [table], events)
+                    position = events[-1].position
+                    done += len(events)
+                await store.set_progress(writing, table, position)
+        return done
+
+    async def _connect(self) -> Connection:
+        return await AsyncConnection.connect(self._url, autocommit=True, connect_timeout=5)
+
+
+async def _head(connection: Connection) -> int:
+    row = await (await connection.execute("SELECT position FROM log_head")).fetchone()
+    assert row is not None
+    return int(row[0])

@@ -1,0 +1,1 @@
+"""Decisions: features as folds, models trained from the log, explained choices, replay."""

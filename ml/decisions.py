@@ -1,0 +1,160 @@
+"""The decision consumer: answers requests and records outcomes, each once.
+
+It reads the log in batches and keeps the feature tables. Rows and position are committed together,
+after the answers are on the log. A crash between the two answers again with the same command ids,
+from the same rows, and the log returns the first answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from uuid import UUID, uuid5
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from commands import Bus, Context
+from domain import catalogue
+from domain.access import Role
+from domain.decisions import DecisionRequested
+from domain.errors import Refused
+from domain.values import Command
+from eventstore import CommandReused, StoredEvent
+from eventstore.artifacts import Artifacts
+from eventstore.log import Connection, read_after
+from eventstore.subscription import Bell
+from ml.catalogue import FEATURE_TABLES, KINDS
+from ml.deciding import decide
+from ml.history import LiveHistory
+from ml.kind import Kind, Request
+from ml.scoring import Scorer
+from projections import store
+from projections.engine import contributions, merge
+from projections.frames import decode, wanted
+from projections.projector import Projector
+
+_log = structlog.get_logger(__name__)
+_REQUESTED = catalogue.TOPICS[DecisionRequested]
+ACTOR = "decision-consumer"
+
+
+class Scorers:
+    """Loaded models by hash; bytes under one hash never change."""
+
+    def __init__(self, artifacts: Artifacts, keep: int = 16) -> None:
+        self._artifacts = artifacts
+        self._keep = keep
+        self._loaded: dict[tuple[str, str], Scorer] = {}
+
+    async def load(self, kind: Kind, model_hash: str) -> Scorer:
+        """The model of a hash, read against the kind's features."""
+        key = (kind.schema_hash, model_hash)
+        if key not in self._loaded:
+            content = await self._artifacts.get(model_hash)
+            while len(self._loaded) >= self._keep:
+                del self._loaded[next(iter(self._loaded))]
+            self._loaded[key] = await asyncio.to_thread(Scorer, content, kind.feature_names)
+        return self._loaded[key]
+
+
+class DecisionConsumer:
+    """Follows the log and decides.
+
+    Args:
+        url: libpq connection string.
+        bus: takes the answers.
+        artifacts: where models are stored.
+        batch: events in one transaction.
+    """
+
+    def __init__(self, url: str, bus: Bus, artifacts: Artifacts, *, batch: int = 2000) -> None:
+        self._url = url
+        self._bus = bus
+        self._scorers = Scorers(artifacts)
+        self._batch = batch
+
+    async def prepare(self) -> None:
+        """Create the feature tables; rebuild those whose declaration changed."""
+        await Projector(self._url, FEATURE_TABLES).prepare()
+
+    async def run(self) -> None:
+        """Follow the log for ever; survives a restart of the server by itself."""
+        async with Bell(self._url) as bell:
+            while True:
+                try:
+                    async with await self._connect() as connection:
+                        while True:
+                            while await self.step(connection):
+                                pass
+                            await bell.wait()
+                except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                    _log.warning("decision consumer connects again", error=str(error).strip())
+                    await asyncio.sleep(0.5)
+                except Exception as error:
+                    _log.error("decision consumer tries again", error=str(error))
+                    await asyncio.sleep(2.0)
+
+    async def catch_up(self) -> None:
+        """Answer what the log holds now."""
+        async with await self._connect() as connection:
+            while await self.step(connection):
+                pass
+
+    async def step(self, connection: Connection) -> bool:
+        """Take one batch; whether there was one."""
+        async with connection.transaction():
+            known = await store.progress(connection, FEATURE_TABLES, lock=True)
+            position = min(progress.position for progress in known.values())
+            events = await read_after(connection, position, self._batch)
+            if not events:
+                return False
+            frames = decode(events, wanted(FEATURE_TABLES))
+            batch = {table: contributions(table, frames) for table in FEATURE_TABLES}
+            history = LiveHistory(connection, batch)
+            requests = requests_in(events)
+            for kind in KINDS.values():
+                mine = [request for request in requests if request.event.kind == kind.name]
+                load = partial(self._scorers.load, kind)
+                by_position = {event.position: event for event in events}
+                for answer in await decide(kind, mine, history, load):
+                    await self._send(answer.command, by_position[answer.request.position], "answer")
+                for cause, outcome in await kind.outcomes(events, history):
+                    await self._send(outcome, cause, "outcome")
+            for table, parts in batch.items():
+                await store.write_part(connection, table, merge(table, [parts]))
+            await store.advance(connection, FEATURE_TABLES, events[-1].position)
+        return True
+
+    async def _send(self, command: Command, cause: StoredEvent, step: str) -> None:
+        context = Context(
+            organisation_id=cause.organisation_id,
+            actor=ACTOR,
+            roles=frozenset({Role.SERVICE}),
+            command_id=uuid5(cause.event_id, step),
+            correlation_id=cause.correlation_id,
+            causation_id=cause.event_id,
+        )
+        try:
+            await self._bus.execute(command, context)
+        except (Refused, CommandReused) as error:
+            # Somebody else has answered (an outcome by hand, say): the log stands.
+            _log.warning("answer not taken", command=type(command).__name__, error=str(error))
+
+    async def _connect(self) -> Connection:
+        return await AsyncConnection.connect(self._url, autocommit=True, connect_timeout=5)
+
+
+def requests_in(
+    events: Sequence[StoredEvent], organisation_id: UUID | None = None
+) -> list[Request]:
+    """The decision requests among some events, of one organisation or all."""
+    found = []
+    for stored in events:
+        if stored.topic == _REQUESTED and organisation_id in (None, stored.organisation_id):
+            event = catalogue.decode(stored.topic, stored.state)
+            assert isinstance(event, DecisionRequested)
+            found.append(Request(str(stored.organisation_id), stored.position, event))
+    return found

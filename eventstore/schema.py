@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -16,6 +17,11 @@ def prepare_database(url: str) -> None:
     Raises:
         psycopg.OperationalError: the database cannot be reached.
     """
-    with psycopg.connect(url) as connection:
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
-        connection.execute(_SCHEMA.read_bytes())
+    with psycopg.connect(url) as connection, connection.cursor() as cursor:
+        create_tables(cursor)
+
+
+def create_tables(cursor: psycopg.Cursor[Any]) -> None:
+    """As ``prepare_database``, in the caller's transaction."""
+    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
+    cursor.execute(_SCHEMA.read_bytes(), prepare=False)

@@ -1,0 +1,1 @@
+"""Honest figures: ratios measured in one run. `python -m benchmarks NAME --json`."""

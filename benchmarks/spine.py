@@ -182,8 +182,8 @@ async def _decisions(app: Application, say: Say) -> dict[str, Any]:
     assert all(one.same for one in found)
     assert len(found) == DECISIONS
     say(
-        f"{DECISIONS} decisions of {row[0]} candidates: {decided:.2f} s, replayed {replayed:.2f} s, "
-        f"bare SHAP of the same rows {bare:.2f} s"
+        f"{DECISIONS} decisions of {row[0]} candidates: {decided:.2f} s, "
+        f"replayed {replayed:.2f} s, bare SHAP of the same rows {bare:.2f} s"
     )
     return {
         "decisions_per_second": round(DECISIONS / decided),

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from domain.decider import Decider
 from domain.errors import Refused
-from domain.values import Command, Event, Id, UtcTime, Value
+from domain.values import Command, Event, Id, UtcTime, Value, Words
 
 
 class Stage(StrEnum):
@@ -184,8 +184,8 @@ class FailDecision(Command):
     """Say that a decision cannot be made, and why."""
 
     decision_id: Id
-    code: str
-    detail: str
+    code: Words
+    detail: Words
 
 
 EVENTS = (

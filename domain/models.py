@@ -12,7 +12,7 @@ from pydantic import Field
 
 from domain.decider import Decider
 from domain.errors import Refused
-from domain.values import Command, Event, Id, UtcTime, Value
+from domain.values import Command, Event, Id, UtcTime, Value, Words
 
 #: SHA-256 of the artifact's bytes, in hex.
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -44,10 +44,10 @@ class Training(Value):
     to_position: int
     train_rows: int
     split_at: datetime
-    features: tuple[str, ...]
-    parameters: dict[str, str]
-    libraries: dict[str, str]
-    base_score: str
+    features: tuple[Words, ...]
+    parameters: dict[Words, Words]
+    libraries: dict[Words, Words]
+    base_score: Words
 
 
 class RegisterModel(Command):

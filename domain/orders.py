@@ -32,6 +32,9 @@ from domain.values import (
     seconds,
 )
 
+#: The most that an order may be worth in minor units, or weigh in grams: tables count in 64 bits.
+MOST = 10**15
+
 
 class Status(StrEnum):
     """Where an order stands."""
@@ -87,6 +90,10 @@ class PlaceOrder(Command):
         numbers = [line.line_no for line in self.lines]
         if len(set(numbers)) != len(numbers):
             raise ValueError(f"lines: line_no must be unique, got {numbers}")
+        if max(_goods_minor(self.lines), _freight_minor(self.lines)) > MOST:
+            raise ValueError(f"lines: worth more than {MOST} minor units together")
+        if _weight_g(self.lines) > MOST:
+            raise ValueError(f"lines: heavier than {MOST} g together")
         if self.promised_at < self.placed_at:
             raise ValueError("promised_at: must not be before placed_at")
         return self
@@ -101,6 +108,13 @@ class AllocateOrder(Command):
     line_sites: Annotated[tuple[LineSite, ...], Field(max_length=1000)] = ()
     decision_id: Id | None = None
     allocated_at: UtcTime | None
+
+    @model_validator(mode="after")
+    def _lines_are_named_once(self) -> Self:
+        numbers = [line.line_no for line in self.line_sites]
+        if len(set(numbers)) != len(numbers):
+            raise ValueError(f"line_sites: line_no must be unique, got {numbers}")
+        return self
 
 
 class ShipOrder(Command):
@@ -284,8 +298,8 @@ def place(order: Order, command: PlaceOrder) -> Sequence[Event]:
             lines=command.lines,
             lines_known=command.lines_known,
             units=sum((line.quantity for line in command.lines), Decimal(0)),
-            goods_minor=sum(_price_minor(line) for line in command.lines),
-            freight_minor=sum(line.freight_minor for line in command.lines),
+            goods_minor=_goods_minor(command.lines),
+            freight_minor=_freight_minor(command.lines),
             weight_g=_weight_g(command.lines) if None not in weights and weights else None,
             region=command.region,
             placed_at=command.placed_at,
@@ -409,6 +423,14 @@ def _must_be(order: Order, order_id: str, *allowed: Status) -> None:
 def _price_minor(line: OrderLine) -> int:
     # Half a cent rounds to even, per line, so that a bill can be recomputed from its lines.
     return round(line.quantity * line.unit_price_minor)
+
+
+def _goods_minor(lines: Sequence[OrderLine]) -> int:
+    return sum(_price_minor(line) for line in lines)
+
+
+def _freight_minor(lines: Sequence[OrderLine]) -> int:
+    return sum(line.freight_minor for line in lines)
 
 
 def _weight_g(lines: Sequence[OrderLine]) -> int:

@@ -31,7 +31,17 @@ def _currency(code: str) -> str:
 
 
 def _utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{moment.isoformat()} is outside the calendar in UTC") from None
+
+
+def _storable(text: str) -> str:
+    # Postgres has no place for it in text or JSON: one such fact would stop every read model.
+    if "\0" in text:
+        raise ValueError("must not hold the character U+0000")
+    return text
 
 
 #: Business identifier: letters, digits, dot, dash and underscore, 1 to 64 characters.
@@ -46,16 +56,21 @@ Minor = Annotated[int, Field(ge=0, le=10**15)]
 Quantity = Annotated[Decimal, Field(gt=0, max_digits=15, decimal_places=3)]
 #: As Quantity, of either sign.
 Change = Annotated[Decimal, Field(max_digits=15, decimal_places=3)]
+#: Any text that can be stored.
+Words = Annotated[str, AfterValidator(_storable)]
 #: A short text that people wrote.
-Text = Annotated[str, Field(min_length=1, max_length=500)]
+Text = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_storable)]
 #: Region code such as a state or a postal area.
 Region = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,16}$")]
 
 
 class Value(BaseModel):
-    """A frozen value without identity; unknown fields are an error."""
+    """A frozen value without identity; unknown fields are an error.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Numbers are finite: JSON has no word for the others, so they could not be read back.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Event(Value):

@@ -33,6 +33,7 @@ FROM append_group(
     %b::int[], %b::uuid[], %b::bigint[], %b::text[], %b::bytea[], %b::uuid[],
     %b::uuid[], %b::uuid[], %b::uuid[], %b::text[])"""
 
+_CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 _log = structlog.get_logger(__name__)
 
 
@@ -97,10 +98,11 @@ class Writer:
             LogUnavailable: no room or no database in time. It may have been stored.
         """
         weight = max(1, sum(len(entry.events) for entry in unit.entries))
-        if self._closing:
-            raise LogUnavailable("the log writer is closing")
         if self._pending and self._pending + weight > self._max_pending:
             await self._wait_for_room(weight)
+        # Asked after the wait: who queues behind the last group would wait for ever.
+        if self._closing:
+            raise LogUnavailable("the log writer is closing")
         self._pending += weight
         waiting = _Waiting(unit, asyncio.get_running_loop().create_future(), weight)
         self._queue.append(waiting)
@@ -128,19 +130,28 @@ class Writer:
                 self._work.clear()
                 continue
             try:
-                rows = await self._store(group)
-                self._answer(group, rows)
-            except Exception as error:
-                _log.error("append failed", error=str(error), units=len(group))
-                for waiting in group:
-                    if not waiting.answer.done():
-                        waiting.answer.set_exception(
-                            LogUnavailable(f"the database did not take the append: {error}")
-                        )
+                await self._commit(group)
             finally:
                 self._pending -= sum(waiting.weight for waiting in group)
                 async with self._room:
                     self._room.notify_all()
+
+    async def _commit(self, group: Sequence[_Waiting]) -> None:
+        try:
+            self._answer(group, await self._store(group))
+        except Exception as error:
+            if len(group) > 1 and not isinstance(error, _CONNECTION_ERRORS):
+                # One unit holds what the database cannot store, so nothing was stored:
+                # one by one, it alone fails and its neighbours do not.
+                for waiting in group:
+                    await self._commit([waiting])
+                return
+            _log.error("append failed", error=str(error), units=len(group))
+            for waiting in group:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(
+                        LogUnavailable(f"the database did not take the append: {error}")
+                    )
 
     def _next_group(self) -> list[_Waiting]:
         """The next units in order of arrival that share no stream."""
@@ -179,7 +190,7 @@ class Writer:
                 async with self._connection.cursor(binary=True) as cursor:
                     await cursor.execute(_APPEND, arguments)
                     return await cursor.fetchall()
-            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            except _CONNECTION_ERRORS as error:
                 if self._connection is not None:
                     await self._connection.close()
                     self._connection = None

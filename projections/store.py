@@ -184,8 +184,9 @@ async def copy_part(connection: Connection, table: Table, part: pl.DataFrame, su
     async with connection.cursor() as cursor, cursor.copy(query) as copy:
         for start in range(0, rows.height, 20_000):
             chunk = rows.slice(start, 20_000)
+            # Text is always quoted: a text that reads \N is not a null.
             await copy.write(
-                chunk.write_csv(include_header=False, null_value="\\N", quote_style="necessary")
+                chunk.write_csv(include_header=False, null_value="\\N", quote_style="non_numeric")
             )
 
 

@@ -1,0 +1,60 @@
+"""The application: routers, errors and the life of its parts, put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+
+from api import audit, decisions, errors, health, inventory, kpis, models, orders, stream
+from api.correlation import Correlation
+from api.dependencies import Dependencies
+
+PREFIX = "/api/v1"
+_ROUTERS = (orders, inventory, decisions, models, kpis, audit, stream, health)
+
+_DESCRIPTION = """
+Commands become events in one log; read models answer queries; decisions come with their reasons.
+
+* Send `Idempotency-Key` with a command: a retry gets the first answer.
+* A command answers with its log `position`; a query waits for it with `min_position`.
+* Errors are problem details (RFC 9457) with a stable `type`.
+"""
+
+OpenParts = Callable[[], AbstractAsyncContextManager[Dependencies]]
+
+
+def create_app(open_parts: OpenParts, *, version: str) -> FastAPI:
+    """The API. ``open_parts`` opens what it needs at its start and closes it at its end."""
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        app.state.stopping = asyncio.Event()
+        async with open_parts() as dependencies:
+            app.state.dependencies = dependencies
+            yield
+
+    app = FastAPI(
+        title="Chainlytics",
+        version=version,
+        description=_DESCRIPTION,
+        lifespan=life,
+        docs_url="/docs",
+        openapi_url="/openapi.json",
+        redoc_url=None,
+        swagger_ui_parameters={"persistAuthorization": True},
+        responses={422: {"model": errors.Problem}},
+    )
+    errors.install(app)
+    app.add_middleware(Correlation)
+    for module in _ROUTERS:
+        app.include_router(module.router, prefix=PREFIX)
+
+    @app.get("/", include_in_schema=False)
+    async def start() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    return app

@@ -1,0 +1,179 @@
+"""From a request's body to a command on the bus: declared for each endpoint, one way for all."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import uuid4
+
+from fastapi import APIRouter, Body, Header, Path, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.fields import FieldInfo
+
+from api.dependencies import Caller, Parts, tagged
+from api.errors import documented
+from commands import Context, command_id
+from domain.values import Command
+
+
+class Accepted(BaseModel):
+    """A command's answer. ``repeated``: it was accepted before, this is its first answer."""
+
+    stream: str = Field(examples=["orders/O-1"])
+    id: str = Field(examples=["O-1"])
+    version: int = Field(description="The stream's version behind the command.")
+    position: int = Field(description="Its log position: ask queries for `min_position`.")
+    repeated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """An endpoint that takes a command.
+
+    Attributes:
+        path: fields in braces come from the path, the others from the body.
+        now: fields that are the server's time where the body leaves them out.
+        made: fields that the server makes up (a uuid) where the body leaves them out.
+        errors: statuses beside the usual ones.
+    """
+
+    path: str
+    command: type[Command]
+    summary: str
+    now: Sequence[str] = ()
+    made: Sequence[str] = ()
+    status: int = 200
+    errors: Sequence[int] = (404, 409)
+    example: Mapping[str, Any] = field(default_factory=dict)
+
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$",
+        description="Any name of your own for this command: a retry gets the first answer.",
+    ),
+]
+
+
+def mount(router: APIRouter, posts: Sequence[Post]) -> None:
+    """Put command endpoints on a router."""
+    for post in posts:
+        router.add_api_route(
+            post.path,
+            _endpoint(post),
+            methods=["POST"],
+            status_code=post.status,
+            summary=post.summary,
+            description=inspect.getdoc(post.command),
+            operation_id=_snake(post.command.__name__),
+            response_model=Accepted,
+            responses=documented(*post.errors),
+        )
+
+
+def _endpoint(post: Post) -> Callable[..., Any]:
+    """A function whose signature FastAPI reads: path fields, body, idempotency key."""
+    in_path = [name for name in post.command.model_fields if f"{{{name}}}" in post.path]
+    body_model = _body(post, in_path)
+
+    async def endpoint(
+        request: Request,
+        response: Response,
+        deps: Parts,
+        caller: Caller,
+        body: BaseModel,
+        idempotency_key: str | None = None,
+        **path: Any,
+    ) -> Accepted:
+        sent = body.model_dump(exclude_unset=True, mode="json")
+        now = datetime.now(UTC)
+        given: dict[str, Any] = {name: now for name in post.now if name not in sent}
+        given |= {name: str(uuid4()) for name in post.made if name not in sent}
+        command = post.command.model_validate(given | sent | path)
+        own = caller.organisation_id
+        context = Context(
+            organisation_id=own,
+            actor=caller.actor,
+            roles=caller.roles,
+            command_id=command_id(own, f"http:{idempotency_key}") if idempotency_key else uuid4(),
+            correlation_id=request.state.correlation_id,
+            digest=_digest(post.command, path, sent),
+        )
+        receipt = await deps.bus.execute(command, context)
+        tagged(response, receipt.version)
+        return Accepted(
+            stream=receipt.stream,
+            id=receipt.stream.partition("/")[2],
+            version=receipt.version,
+            position=receipt.position,
+            repeated=receipt.repeated,
+        )
+
+    parameters = [
+        _parameter("request", Request),
+        _parameter("response", Response),
+        _parameter("deps", Parts),
+        _parameter("caller", Caller),
+        _parameter("body", Annotated[body_model, Body(openapi_examples=_examples(post))]),
+        _parameter("idempotency_key", IdempotencyKey, None),
+    ]
+    for name in in_path:
+        info = post.command.model_fields[name]
+        parameters.append(_parameter(name, Annotated[_kind(info), Path()]))
+    endpoint.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    endpoint.__name__ = _snake(post.command.__name__)
+    return endpoint
+
+
+def _body(post: Post, in_path: Sequence[str]) -> type[BaseModel]:
+    """The command's fields that stand in the body; unknown ones are refused."""
+    fields: dict[str, Any] = {}
+    for name, info in post.command.model_fields.items():
+        if name in in_path:
+            continue
+        optional = name in post.now or name in post.made
+        described = copy(info)
+        if optional:
+            described.default = None
+            described.description = (
+                "Now, where left out." if name in post.now else "Made up, where left out."
+            )
+        fields[name] = (_kind(info), described)
+    name = f"{post.command.__name__}Body"
+    return create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _kind(info: FieldInfo) -> Any:
+    """A field's type with its rules."""
+    return Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+
+
+def _digest(command: type[Command], path: Mapping[str, Any], sent: Mapping[str, Any]) -> bytes:
+    """Of what the client said: the server's own additions do not make a retry another command."""
+    said = json.dumps([command.__name__, path, sent], sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).digest()
+
+
+def _parameter(
+    name: str, annotation: Any, default: Any = inspect.Parameter.empty
+) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
+    )
+
+
+def _examples(post: Post) -> dict[str, Any]:
+    return {"example": {"summary": post.summary, "value": dict(post.example)}}
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)[1:]

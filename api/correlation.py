@@ -1,0 +1,77 @@
+"""Each request has a correlation id and a bounded body."""
+
+from __future__ import annotations
+
+import re
+from uuid import UUID, uuid4
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, clear_contextvars
+
+from api.errors import problem
+
+MAX_BODY = 1_000_000
+_TRACE = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
+
+
+class TooLarge(Exception):
+    """The body went past the limit while it was read."""
+
+
+class Correlation:
+    """Takes the correlation id from ``X-Correlation-ID`` or ``traceparent``, or makes one; refuses
+    bodies of more than a megabyte. Plain ASGI, so that live streams pass unbuffered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        correlation_id = _correlation_id(headers)
+        scope.setdefault("state", {})["correlation_id"] = correlation_id
+        clear_contextvars()
+        bind_contextvars(correlation_id=str(correlation_id))
+        started = False
+        read = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["X-Correlation-ID"] = str(correlation_id)
+            await send(message)
+
+        async def bounded() -> Message:
+            nonlocal read
+            message = await receive()
+            if message["type"] == "http.request":
+                read += len(message.get("body", b""))
+                if read > MAX_BODY:
+                    raise TooLarge
+            return message
+
+        length = headers.get("content-length", "")
+        try:
+            if length.isdigit() and int(length) > MAX_BODY:
+                raise TooLarge
+            await self._app(scope, bounded, send_with_id)
+        except TooLarge:
+            if not started:
+                detail = f"the body is larger than {MAX_BODY:,} bytes"
+                answer = problem(Request(scope), 413, "body-too-large", detail)
+                await answer(scope, receive, send_with_id)
+
+
+def _correlation_id(headers: Headers) -> UUID:
+    trace = _TRACE.match(headers.get("traceparent", ""))
+    given = trace.group(1) if trace else headers.get("x-correlation-id", "")
+    try:
+        return UUID(given)
+    except ValueError:
+        return uuid4()

@@ -1,0 +1,138 @@
+"""What endpoints are given: parts of the system, who asks, and read models that are fresh."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Depends, Header, Query, Request, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from structlog.contextvars import bind_contextvars
+
+from api.tokens import Identity, InvalidToken, Issuer
+from commands import Bus
+from domain.access import Role
+from eventstore import Log
+from ml.replay import Replayed
+from readmodels.access import QUERIES
+from readmodels.database import ReadModels
+from readmodels.page import MAX_LIMIT
+from readmodels.positions import Positions
+
+#: How long a query waits for its read model to come to ``min_position``, in seconds.
+PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """The parts of the system that the API works with; made by the composition root."""
+
+    bus: Bus
+    log: Log
+    url: str
+    issuer: Issuer
+    positions: Positions
+    replay: Callable[[UUID, str], Awaitable[list[Replayed]]]
+
+
+class NotAllowed(Exception):
+    """The caller's roles do not allow a query."""
+
+    def __init__(self, query: str, roles: frozenset[Role]) -> None:
+        self.query, self.roles = query, roles
+        super().__init__(f"{query} is not allowed for {', '.join(sorted(roles)) or 'no role'}")
+
+
+class NotFound(Exception):
+    """There is nothing of that id in the caller's organisation."""
+
+    def __init__(self, what: str, name: str) -> None:
+        self.what, self.name = what, name
+        super().__init__(f"{what} {name!r} is not known")
+
+
+_bearer = HTTPBearer(
+    auto_error=False, description="A token of the development issuer: `chainlytics token`"
+)
+
+
+def parts(request: Request) -> Dependencies:
+    """The parts of the system."""
+    found: Dependencies = request.app.state.dependencies
+    return found
+
+
+Parts = Annotated[Dependencies, Depends(parts)]
+
+
+async def identity(
+    deps: Parts, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Identity:
+    """Who asks; without a good token, nobody.
+
+    Raises:
+        InvalidToken: there is no token, or it is not to be believed.
+    """
+    if credentials is None:
+        raise InvalidToken("a bearer token is needed")
+    found = deps.issuer.verify(credentials.credentials)
+    bind_contextvars(actor=found.actor, organisation_id=str(found.organisation_id))
+    return found
+
+
+Caller = Annotated[Identity, Depends(identity)]
+
+
+def allowed(query: str) -> Any:
+    """The caller, if the query is allowed to one of its roles."""
+
+    async def check(caller: Caller) -> Identity:
+        if caller.roles.isdisjoint(QUERIES.get(query, frozenset())):
+            raise NotAllowed(query, caller.roles)
+        return caller
+
+    return Depends(check)
+
+
+def reading(query: str, *tables: str) -> Any:
+    """Read models of the caller's organisation, at ``min_position`` or beyond.
+
+    Args:
+        query: the query's name, which permissions hang on.
+        tables: the read models that it reads.
+    """
+
+    async def read(
+        deps: Parts,
+        caller: Annotated[Identity, allowed(query)],
+        min_position: Annotated[
+            int | None,
+            Query(
+                ge=0,
+                lt=2**63,
+                description="Wait until the read model has come to this log position "
+                "(a command's answer names its own), 5 seconds at the most.",
+            ),
+        ] = None,
+        x_min_position: Annotated[int | None, Header(ge=0, lt=2**63)] = None,
+    ) -> ReadModels:
+        position = max(min_position or 0, x_min_position or 0)
+        if position:
+            await deps.positions.wait_for(position, tables, PATIENCE_S)
+        return ReadModels(deps.log, caller.organisation_id)
+
+    return Depends(read)
+
+
+Cursor = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the last page.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Rows on a page.")]
+
+
+def tagged(response: Response, version: int) -> None:
+    """Say which version of a resource an answer shows."""
+    response.headers["ETag"] = f'"{version}"'
+
+
+def either(values: Sequence[str]) -> str:
+    """Names as a pattern for a query parameter."""
+    return f"^({'|'.join(values)})$"

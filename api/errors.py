@@ -1,0 +1,186 @@
+"""Errors as problem details (RFC 9457): one table from domain codes to status, one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
+
+from api.dependencies import NotAllowed, NotFound
+from api.tokens import InvalidToken
+from commands import Forbidden, TooMuchContention
+from domain.errors import Refused
+from eventstore import CommandReused, LogUnavailable
+from readmodels.page import BadCursor
+from readmodels.positions import ReadModelBehind
+
+_log = structlog.get_logger(__name__)
+
+#: Rules that the sender broke whatever the state; every other refusal is a conflict with the state.
+UNPROCESSABLE = frozenset(
+    {
+        "order.no_such_line",
+        "order.lines_not_known",
+        "order.line_sold_by_another_site",
+        "site.service_level_not_offered",
+        "decision.unknown_kind",
+    }
+)
+
+
+class FieldError(BaseModel):
+    """A field that was not accepted, its value, and the rule that it breaks."""
+
+    field: str
+    rule: str
+    value: Any = None
+
+
+class Problem(BaseModel):
+    """What went wrong."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:chainlytics:problem:order.already_placed"])
+    title: str
+    status: int
+    detail: str
+    correlation_id: str | None = None
+    errors: list[FieldError] | None = None
+
+
+def status_of(refusal: Refused) -> HTTPStatus:
+    """404 for what is not known, 422 for a broken rule of form, 409 for a conflict of states."""
+    if refusal.code.endswith(".unknown"):
+        return HTTPStatus.NOT_FOUND
+    if refusal.code in UNPROCESSABLE:
+        return HTTPStatus.UNPROCESSABLE_ENTITY
+    return HTTPStatus.CONFLICT
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors of an endpoint, for its documentation."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {
+                "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+            },
+        }
+        for status in sorted({401, 403, 422, 503, *statuses})
+    }
+
+
+def problem(
+    request: Request,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    errors: Sequence[FieldError] = (),
+    context: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """An answer in the one shape of errors."""
+    body = Problem(
+        type=f"urn:chainlytics:problem:{code}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        correlation_id=str(getattr(request.state, "correlation_id", "")) or None,
+        errors=list(errors) or None,
+        **({"context": dict(context)} if context else {}),
+    )
+    return JSONResponse(
+        body.model_dump(exclude_none=True),
+        status_code=status,
+        media_type="application/problem+json",
+        headers=headers,
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the application as problem details."""
+    app.exception_handler(Refused)(_refused)
+    app.exception_handler(RequestValidationError)(_invalid_request)
+    app.exception_handler(ValidationError)(_invalid_command)
+    app.exception_handler(HTTPException)(_http)
+    app.exception_handler(Exception)(_unexpected)
+    for kind, status, code, headers in _PLAIN:
+        app.exception_handler(kind)(_plain(status, code, headers))
+
+
+_RETRY = {"Retry-After": "1"}
+_PLAIN: tuple[tuple[type[Exception], int, str, Mapping[str, str]], ...] = (
+    (InvalidToken, 401, "unauthenticated", {"WWW-Authenticate": "Bearer"}),
+    (NotAllowed, 403, "forbidden", {}),
+    (Forbidden, 403, "forbidden", {}),
+    (NotFound, 404, "not-found", {}),
+    (CommandReused, 409, "idempotency-key-reused", {}),
+    (TooMuchContention, 409, "too-much-contention", _RETRY),
+    (BadCursor, 422, "bad-cursor", {}),
+    (LogUnavailable, 503, "log-unavailable", _RETRY),
+    (ReadModelBehind, 503, "read-model-behind", _RETRY),
+)
+
+
+def _plain(status: int, code: str, headers: Mapping[str, str]) -> Any:
+    async def handle(request: Request, error: Exception) -> JSONResponse:
+        return problem(request, status, code, str(error), headers=headers)
+
+    return handle
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refused)
+    return problem(request, status_of(error), error.code, error.detail, context=error.context)
+
+
+async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return _invalid(request, error.errors())
+
+
+async def _invalid_command(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ValidationError)
+    return _invalid(request, error.errors(include_url=False, include_context=False))
+
+
+def _invalid(request: Request, found: Sequence[Any]) -> JSONResponse:
+    errors = [
+        FieldError(
+            field=".".join(str(part) for part in one["loc"]) or "body",
+            rule=one["msg"],
+            value=_short(one.get("input")),
+        )
+        for one in found[:50]
+    ]
+    detail = "; ".join(f"{one.field}: {one.rule}" for one in errors[:5])
+    return problem(request, 422, "invalid", detail, errors=errors)
+
+
+def _short(value: Any) -> Any:
+    """A refused value as it can be shown: scalars, cut; of anything larger its type."""
+    if isinstance(value, str):
+        return value[:100].encode("utf-8", "replace").decode()
+    if isinstance(value, bool | None) or (isinstance(value, int) and abs(value) < 2**63):
+        return value
+    return str(value)[:100] if isinstance(value, int | float) else type(value).__name__
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    return problem(request, error.status_code, code, str(error.detail), headers=error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    _log.error("unexpected error", path=request.url.path, exc_info=error)
+    return problem(request, 500, "unexpected", "something went wrong here; it was logged")

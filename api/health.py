@@ -1,0 +1,40 @@
+"""Health: is it alive, does the database answer, do read models move. Nothing that leaks."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from api.dependencies import Parts
+from eventstore import LogUnavailable
+
+router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    """``status``: ok, or what is wrong. ``behind``: events that the last read model is behind."""
+
+    status: str
+    database: str
+    projections: str
+    behind: int | None = None
+
+
+@router.get("/health", summary="Is it well?", responses={503: {"model": Health}})
+async def health(deps: Parts, response: Response) -> Health:
+    """Needs no token. 503 where the database is away or a read model stands still with an error."""
+    try:
+        states = await deps.positions.states()
+    except (LogUnavailable, OSError):
+        found = Health(status="unavailable", database="away", projections="unknown")
+    else:
+        stopped = [state for state in states if state.error is not None]
+        found = Health(
+            status="degraded" if stopped else "ok",
+            database="ok",
+            projections=f"{len(stopped)} stopped" if stopped else "ok",
+            behind=max((state.behind for state in states), default=0),
+        )
+    if found.status != "ok":
+        response.status_code = 503
+    return found

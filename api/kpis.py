@@ -1,0 +1,29 @@
+"""Daily KPIs over HTTP."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from api.dependencies import Cursor, Limit, reading
+from api.errors import documented
+from readmodels import kpis
+from readmodels.database import ReadModels
+from readmodels.kpis import DailyKpi
+from readmodels.page import Page
+
+router = APIRouter(prefix="/kpis", tags=["kpis"])
+
+
+@router.get("/daily", summary="Daily KPIs", responses=documented())
+async def daily_kpis(
+    read: Annotated[ReadModels, reading("kpis.daily", "daily_kpis")],
+    first: Annotated[date | None, Query(description="First day, included.")] = None,
+    last: Annotated[date | None, Query(description="Last day, included.")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[DailyKpi]:
+    """Orders, deliveries, late share and revenue by the day that orders were placed (UTC)."""
+    return await kpis.daily_kpis(read, first=first, last=last, cursor=cursor, limit=limit)

@@ -1,0 +1,128 @@
+"""Orders over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+
+from api.commands import Post, mount
+from api.dependencies import Cursor, Limit, NotFound, either, reading, tagged
+from api.errors import documented
+from domain.orders import (
+    AllocateOrder,
+    CancelOrder,
+    DeliverOrder,
+    PlaceOrder,
+    ShipOrder,
+    Status,
+)
+from domain.values import Id, Region
+from readmodels import orders
+from readmodels.database import ReadModels
+from readmodels.orders import OrderDetail, OrderSummary, TimelineEntry
+from readmodels.page import Page
+
+router = APIRouter(prefix="/orders", tags=["orders"])
+
+_STATUSES = [status.value for status in Status if status is not Status.UNKNOWN]
+
+mount(
+    router,
+    (
+        Post(
+            "",
+            PlaceOrder,
+            "Place an order",
+            now=("placed_at",),
+            status=201,
+            errors=(409,),
+            example={
+                "order_id": "O-1",
+                "customer_id": "C-1",
+                "currency": "EUR",
+                "region": "DE-BE",
+                "promised_at": "2030-01-01T00:00:00Z",
+                "lines": [
+                    {
+                        "line_no": 1,
+                        "sku": "SKU-001",
+                        "quantity": "2",
+                        "unit_price_minor": 1999,
+                        "weight_g": 800,
+                    }
+                ],
+            },
+        ),
+        Post(
+            "/{order_id}/allocate",
+            AllocateOrder,
+            "Choose the site and the service level",
+            now=("allocated_at",),
+            example={"site_id": "S-AMS", "service_level": "standard"},
+        ),
+        Post(
+            "/{order_id}/ship",
+            ShipOrder,
+            "Hand the order to a carrier",
+            now=("shipped_at",),
+            example={"carrier": "DHL"},
+        ),
+        Post(
+            "/{order_id}/deliver",
+            DeliverOrder,
+            "Hand the order to its customer",
+            now=("delivered_at",),
+        ),
+        Post(
+            "/{order_id}/cancel",
+            CancelOrder,
+            "Give the order up",
+            now=("cancelled_at",),
+            example={"reason": "changed mind"},
+        ),
+    ),
+)
+
+
+@router.get("", summary="List orders, the latest first", responses=documented())
+async def list_orders(
+    read: Annotated[ReadModels, reading("orders.list", "order_summary")],
+    status: Annotated[str | None, Query(pattern=either(_STATUSES))] = None,
+    region: Annotated[Region | None, Query()] = None,
+    customer_id: Annotated[Id | None, Query()] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[OrderSummary]:
+    """A page of orders; filters are joined by «and»."""
+    return await orders.list_orders(
+        read, status=status, region=region, customer_id=customer_id, cursor=cursor, limit=limit
+    )
+
+
+@router.get("/{order_id}", summary="Get an order", responses=documented(404))
+async def get_order(
+    order_id: Annotated[Id, Path()],
+    response: Response,
+    read: Annotated[ReadModels, reading("orders.get", "order_summary")],
+) -> OrderDetail:
+    """An order with its lines; the ETag is its version."""
+    found = await orders.get_order(read, order_id)
+    if found is None:
+        raise NotFound("order", order_id)
+    tagged(response, found.version)
+    return found
+
+
+@router.get("/{order_id}/timeline", summary="Read an order's story", responses=documented(404))
+async def get_order_timeline(
+    order_id: Annotated[Id, Path()],
+    read: Annotated[ReadModels, reading("orders.timeline", "order_timeline")],
+    cursor: Cursor = None,
+    limit: Limit = 100,
+) -> Page[TimelineEntry]:
+    """What happened to an order, step by step."""
+    found = await orders.order_timeline(read, order_id, cursor=cursor, limit=limit)
+    if not found.items and cursor is None:
+        raise NotFound("order", order_id)
+    return found

@@ -1,0 +1,5 @@
+"""`python -m chainlytics` is `chainlytics`."""
+
+from chainlytics.cli import main
+
+main()

@@ -1,0 +1,75 @@
+"""The command line: `chainlytics --help`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import psycopg
+import typer
+
+from chainlytics import __version__
+from chainlytics.cli import data, database, decisions, demo, models, projections, server
+from chainlytics.cli.console import CliError, complain
+from chainlytics.settings import Settings
+from chainlytics.telemetry import configure_logs
+from commands import Forbidden, TooMuchContention
+from domain.errors import Refused
+from eventstore import CommandReused, LogUnavailable
+from eventstore.embedded import EmbeddedPostgresError
+
+app = typer.Typer(
+    name="chainlytics",
+    help="An event-sourced decision backend: commands in, an append-only log, tables and "
+    "explained decisions out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    configure_logs(Settings().log_level, pretty=sys.stderr.isatty())
+
+
+server.add_to(app)
+app.command("demo")(demo.demo)
+app.command("import")(data.import_data)
+app.command("token")(server.token)
+app.add_typer(database.app, name="db")
+app.add_typer(projections.app, name="projections")
+app.add_typer(models.app, name="models")
+app.add_typer(decisions.app, name="decisions")
+
+
+def main() -> None:
+    """Run the command line; every expected error is one clear sentence and exit code 1."""
+    try:
+        app()
+    except (
+        CliError,
+        Refused,
+        Forbidden,
+        CommandReused,
+        TooMuchContention,
+        LogUnavailable,
+        EmbeddedPostgresError,
+        ValueError,
+    ) as error:
+        complain(str(error))
+    except psycopg.OperationalError as error:
+        complain(f"the database cannot be reached: {str(error).strip()}")
+    except KeyboardInterrupt:
+        typer.echo("stopped; what was acknowledged is on the log", err=True)
+        sys.exit(130)

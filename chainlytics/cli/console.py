@@ -1,0 +1,125 @@
+"""What the command line shows: tables, bars with rate and time left, JSON for scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from chainlytics.application import Application, application, database
+from chainlytics.settings import Settings
+
+T = TypeVar("T")
+
+console = Console(highlight=False)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Organisation = Annotated[
+    str | None,
+    typer.Option("--organisation", help="Name or uuid; CHAINLYTICS_ORGANISATION by default."),
+]
+
+
+class CliError(Exception):
+    """A mistake of the person at the command line, in one sentence."""
+
+
+def complain(message: str) -> NoReturn:
+    """Say what went wrong and end with exit code 1."""
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}")
+    sys.exit(1)
+
+
+def run(
+    work: Callable[[Application, Settings], Awaitable[T]], organisation: str | None = None
+) -> T:
+    """Run some work against the database of the settings."""
+    settings = Settings()
+    if organisation is not None:
+        settings = settings.model_copy(update={"organisation": organisation})
+
+    async def within(url: str) -> T:
+        async with application(url, pool_size=settings.pool_size) as app:
+            return await work(app, settings)
+
+    with database(settings) as url:
+        return asyncio.run(within(url))
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "-/s", style="cyan")
+
+
+@contextmanager
+def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar with rate and time left; call it with what is done and what there is."""
+    if quiet:
+        yield lambda done, total: None
+        return
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows; what is not known is left empty."""
+    shown = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        shown.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+    console.print(shown)
+
+
+def rows(title: str, found: Sequence[BaseModel], json: bool, columns: Sequence[str] = ()) -> None:
+    """Print rows as a table, or as JSON; all columns unless some are named."""
+    if json:
+        emit(list(found))
+    elif not found:
+        console.print(f"{title}: none yet")
+    else:
+        names = columns or list(type(found[0]).model_fields)
+        table(title, names, [[getattr(row, name) for name in names] for row in found])
+
+
+def emit(value: Any) -> None:
+    """Print a value as JSON."""
+    typer.echo(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return str(value)

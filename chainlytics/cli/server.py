@@ -1,0 +1,213 @@
+"""Servers: everything under one command, or each part by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from threading import Event, Thread
+from typing import Annotated
+
+import structlog
+import typer
+import uvicorn
+from fastapi import FastAPI
+
+from api.app import create_app
+from api.dependencies import Dependencies
+from api.tokens import Issuer
+from chainlytics import __version__
+from chainlytics.application import application, database, run_workers
+from chainlytics.cli.console import CliError, Organisation, console
+from chainlytics.settings import Settings, operator, organisation_id
+from domain.access import Role
+from ml.replay import replay
+from readmodels.positions import Positions
+
+_log = structlog.get_logger(__name__)
+Host = Annotated[str | None, typer.Option(help="Address to listen on; loopback by default.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put the server commands on the command line."""
+    for command in (serve, api, projector, consumer):
+        app.command()(command)
+
+
+def serve(host: Host = None, port: Port = None) -> None:
+    """Run it all: database, API, read models and decisions. Ctrl-C stops it; nothing is lost."""
+    settings = _settings(host, port)
+    with database(settings) as url, _workers_in_thread(url):
+        _welcome(settings)
+        _serve_api(settings, url)
+
+
+def api(host: Host = None, port: Port = None) -> None:
+    """Run the API alone."""
+    settings = _settings(host, port)
+    with database(settings) as url:
+        _serve_api(settings, url)
+
+
+def projector() -> None:
+    """Run the read models alone."""
+    _run_alone(projector=True, consumer=False)
+
+
+def consumer() -> None:
+    """Run the decision consumer alone."""
+    _run_alone(projector=False, consumer=True)
+
+
+def token(
+    role: Annotated[
+        list[Role] | None, typer.Option(help="May be repeated; admin by default.")
+    ] = None,
+    actor: Annotated[str | None, typer.Option(help="Who it speaks for; you by default.")] = None,
+    hours: Annotated[float, typer.Option(min=0.01, max=24 * 365)] = 12,
+    organisation: Organisation = None,
+) -> None:
+    """Print a bearer token of the built-in development issuer."""
+    settings = Settings()
+    typer.echo(
+        Issuer(settings.issuer_secret()).issue(
+            subject=actor or operator(),
+            organisation_id=organisation_id(organisation or settings.organisation),
+            roles=frozenset(role or [Role.ADMIN]),
+            ttl=timedelta(hours=hours),
+        )
+    )
+
+
+def build_api(settings: Settings, url: str) -> FastAPI:
+    """The API with what it needs; opened and closed with the server's life."""
+
+    @asynccontextmanager
+    async def open_parts() -> AsyncIterator[Dependencies]:
+        async with (
+            application(url, pool_size=settings.pool_size) as parts,
+            Positions(parts.log, url) as positions,
+        ):
+            await parts.projector.prepare()
+            yield Dependencies(
+                bus=parts.bus,
+                log=parts.log,
+                url=url,
+                issuer=Issuer(settings.issuer_secret()),
+                positions=positions,
+                replay=lambda organisation, decision_id: replay(
+                    parts.log, parts.artifacts, organisation, [decision_id]
+                ),
+            )
+
+    return create_app(open_parts, version=__version__)
+
+
+def _settings(host: str | None, port: int | None) -> Settings:
+    settings = Settings()
+    changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    return settings.model_copy(update=changes)
+
+
+def _welcome(settings: Settings) -> None:
+    address = f"http://{settings.host}:{settings.port}"
+    bearer = Issuer(settings.issuer_secret()).issue(
+        subject=operator(),
+        organisation_id=settings.organisation_id,
+        roles=frozenset({Role.ADMIN}),
+        ttl=timedelta(hours=12),
+    )
+    console.print(f"[bold]Chainlytics {__version__}[/] on {address}; try {address}/docs")
+    console.print("an admin's token for 'Authorize' (12 hours; others: chainlytics token --help):")
+    typer.echo(bearer)
+
+
+def _serve_api(settings: Settings, url: str) -> None:
+    listener = _listen(settings.host, settings.port)
+    app = build_api(settings, url)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+    )
+    with contextlib.closing(listener):
+        _Server(config, app).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Tells live streams to end before it waits for connections to close."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop: end streams, finish requests, close."""
+        self._app.state.stopping.set()
+        await super().shutdown(sockets)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise CliError(f"port {port} on {host} is taken; name another: --port N") from error
+        raise CliError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+@contextmanager
+def _workers_in_thread(url: str) -> Iterator[None]:
+    """Read models and decisions on an event loop of their own: a long batch holds up no request."""
+    loop = asyncio.new_event_loop()
+    ready = Event()
+
+    async def work() -> None:
+        while True:
+            try:
+                await run_workers(url, projector=True, consumer=True)
+            except Exception as error:
+                _log.error("workers start again", error=str(error))
+                await asyncio.sleep(2)
+
+    def body() -> None:
+        asyncio.set_event_loop(loop)
+        task = loop.create_task(work())
+        loop.call_soon(ready.set)
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        loop.close()
+
+    thread = Thread(target=body, name="workers", daemon=True)
+    thread.start()
+    ready.wait()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+        thread.join(timeout=20)
+
+
+def _run_alone(*, projector: bool, consumer: bool) -> None:
+    async def work(url: str) -> None:
+        task = asyncio.ensure_future(run_workers(url, projector=projector, consumer=consumer))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    with database(Settings()) as url:
+        asyncio.run(work(url))

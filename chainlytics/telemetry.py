@@ -1,0 +1,37 @@
+"""Logs: one JSON object a line, with the correlation id of the request that led to it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+
+def configure_logs(level: str = "INFO", *, pretty: bool = False) -> None:
+    """Send structured logs to standard error; ``pretty`` for people at a terminal.
+
+    Raises:
+        ValueError: the level is not one of logging's names.
+    """
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise ValueError(f"log level {level!r}: must be one of DEBUG, INFO, WARNING, ERROR")
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    # psycopg tells of every cancelled query; our own lines say what matters.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)

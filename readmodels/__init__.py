@@ -1,0 +1,1 @@
+"""How tables are asked: typed queries, pages, and waiting for a position."""

@@ -1,0 +1,74 @@
+"""Pages: a cursor stands for the last row seen, so a page costs the same however deep it is."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_LIMIT = 500
+Row = TypeVar("Row", bound=BaseModel)
+
+
+class BadCursor(ValueError):
+    """A cursor that this query did not give."""
+
+
+class Page(BaseModel, Generic[Row]):
+    """Some rows, and where to go on: ``next_cursor`` is null on the last page."""
+
+    model_config = ConfigDict(frozen=True)
+
+    items: tuple[Row, ...]
+    next_cursor: str | None = Field(description="Send it as `cursor` for the next page.")
+
+
+def encode(values: Sequence[Any]) -> str:
+    """The cursor behind a row with these sort values."""
+    plain = [value.isoformat() if isinstance(value, datetime | date) else value for value in values]
+    return base64.urlsafe_b64encode(json.dumps(plain).encode()).decode().rstrip("=")
+
+
+def decode(cursor: str, *kinds: type) -> tuple[Any, ...]:
+    """The sort values of a cursor, of these types (datetime, date, str, int).
+
+    Raises:
+        BadCursor: it was not made by ``encode`` for such values.
+    """
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        values = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        if not isinstance(values, list) or len(values) != len(kinds):
+            raise ValueError
+        return tuple(_typed(value, kind) for value, kind in zip(values, kinds, strict=True))
+    except (ValueError, TypeError, binascii.Error) as error:
+        raise BadCursor(f"cursor {cursor[:40]!r} was not given by this query") from error
+
+
+def page(rows: Sequence[Row], limit: int, key: Callable[[Row], Sequence[Any]]) -> Page[Row]:
+    """A page of at most ``limit`` of the rows; one row more than that says that there are more."""
+    more = len(rows) > limit
+    items = tuple(rows[:limit])
+    return Page[Row](items=items, next_cursor=encode(key(items[-1])) if more else None)
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if kind is datetime:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            raise ValueError
+        return moment
+    if kind is date:
+        return date.fromisoformat(value)
+    if type(value) is not kind:
+        raise ValueError
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError
+    return value

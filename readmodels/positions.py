@@ -1,0 +1,99 @@
+"""How far the read models are, and waiting until they have come to a position."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+
+from psycopg.rows import class_row
+
+from eventstore import Log
+from eventstore.subscription import Bell
+from projections.store import CHANNEL
+from readmodels.database import Row
+
+_STATES = """SELECT p.name, p.position, h.position AS head, h.position - p.position AS behind,
+        p.updated_at, p.error
+    FROM projections p CROSS JOIN log_head h ORDER BY p.name"""
+
+_REACHED = """SELECT coalesce(min(position), 0), count(*) FROM projections WHERE name = ANY(%s)"""
+
+
+class ProjectionState(Row):
+    """How far a read model is behind the log, in events; ``error``: why it stands still."""
+
+    name: str
+    position: int
+    head: int
+    behind: int
+    updated_at: datetime
+    error: str | None
+
+
+class ReadModelBehind(Exception):
+    """A read model did not come to a position in time."""
+
+    def __init__(self, wanted: int, reached: int) -> None:
+        self.wanted, self.reached = wanted, reached
+        super().__init__(f"the read model is at position {reached}, {wanted} was asked for")
+
+
+class Positions:
+    """Knows how far read models are. Listens while it is open."""
+
+    def __init__(self, log: Log, url: str) -> None:
+        self._log = log
+        self._bell = Bell(url, CHANNEL, poll_s=0.5)
+        self._moved = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Positions:
+        await self._bell.__aenter__()
+        self._task = asyncio.create_task(self._follow(), name="positions")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._bell.__aexit__(None, None, None)
+
+    async def states(self) -> list[ProjectionState]:
+        """Every read model and how far it is."""
+        async with (
+            self._log.connection() as connection,
+            connection.cursor(row_factory=class_row(ProjectionState)) as cursor,
+        ):
+            await cursor.execute(_STATES)
+            return await cursor.fetchall()
+
+    async def wait_for(self, position: int, tables: Sequence[str], timeout_s: float) -> None:
+        """Return when all of the tables have come to a position.
+
+        Raises:
+            ReadModelBehind: they had not within ``timeout_s`` seconds.
+        """
+        reached = 0
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    async with self._moved:
+                        reached = await self._reached(tables)
+                        if reached >= position:
+                            return
+                        await self._moved.wait()
+        except TimeoutError:
+            raise ReadModelBehind(position, reached) from None
+
+    async def _reached(self, tables: Sequence[str]) -> int:
+        async with self._log.connection() as connection:
+            row = await (await connection.execute(_REACHED, (list(tables),))).fetchone()
+        assert row is not None
+        return int(row[0]) if row[1] == len(tables) else 0
+
+    async def _follow(self) -> None:
+        while True:
+            await self._bell.wait()
+            async with self._moved:
+                self._moved.notify_all()

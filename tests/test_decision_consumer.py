@@ -127,7 +127,9 @@ def test_what_breaks_a_hard_constraint_is_never_chosen(year: str) -> None:
             order_id = (await open_orders(app))[2]
             await request(app, "d-before", order_id)
             await app.consumer.catch_up()
-            [before] = [e for e in await events_of(app, DecisionMade) if e.decision_id == "d-before"]
+            [before] = [
+                e for e in await events_of(app, DecisionMade) if e.decision_id == "d-before"
+            ]
             site_id = before.option["site_id"]
             close = CloseSite(site_id=site_id, reason="flood", closed_at=NOW)
             await app.bus.execute(close, context())
@@ -150,9 +152,7 @@ def test_too_little_stock_rules_a_site_out(year: str) -> None:
             order_id = (await open_orders(app))[3]
             await request(app, "d-stocked", order_id)
             await app.consumer.catch_up()
-            [made] = [
-                e for e in await events_of(app, DecisionMade) if e.decision_id == "d-stocked"
-            ]
+            [made] = [e for e in await events_of(app, DecisionMade) if e.decision_id == "d-stocked"]
             site_id = made.option["site_id"]
             async with app.log.connection() as connection:
                 rows = await (
@@ -186,9 +186,7 @@ def test_an_outcome_comes_back(year: str) -> None:
             order_id = (await open_orders(app))[4]
             await request(app, "d-outcome", order_id)
             await app.consumer.catch_up()
-            [made] = [
-                e for e in await events_of(app, DecisionMade) if e.decision_id == "d-outcome"
-            ]
+            [made] = [e for e in await events_of(app, DecisionMade) if e.decision_id == "d-outcome"]
             done = AllocateOrder(
                 order_id=order_id, **made.option, decision_id="d-outcome", allocated_at=NOW
             )
@@ -311,7 +309,9 @@ def test_without_a_model_the_request_fails_with_the_reason(database: str) -> Non
             asked = RequestDecision(decision_id="d-none", subject_id="O-1", requested_at=NOW)
             await app.bus.execute(asked, context(organisation_id=organisation))
             await app.consumer.catch_up()
-            [failed] = [e for e in await events_of(app, DecisionFailed) if e.decision_id == "d-none"]
+            [failed] = [
+                e for e in await events_of(app, DecisionFailed) if e.decision_id == "d-none"
+            ]
             assert failed.code == "decision.no_model"
 
     asyncio.run(story())

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
+import fastapi_offline
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
 
 from api import audit, decisions, errors, health, inventory, kpis, models, orders, stream
 from api.correlation import Correlation
 from api.dependencies import Dependencies
 
 PREFIX = "/api/v1"
+_ASSETS = Path(fastapi_offline.__file__).with_name("static")
 _ROUTERS = (orders, inventory, decisions, models, kpis, audit, stream, health)
 
 _DESCRIPTION = """
@@ -42,16 +47,28 @@ def create_app(open_parts: OpenParts, *, version: str) -> FastAPI:
         version=version,
         description=_DESCRIPTION,
         lifespan=life,
-        docs_url="/docs",
+        docs_url=None,  # ours below: FastAPI's own loads its scripts from the internet
         openapi_url="/openapi.json",
         redoc_url=None,
-        swagger_ui_parameters={"persistAuthorization": True},
         responses={422: {"model": errors.Problem}},
     )
     errors.install(app)
     app.add_middleware(Correlation)
     for module in _ROUTERS:
         app.include_router(module.router, prefix=PREFIX)
+
+    app.mount("/assets", StaticFiles(directory=_ASSETS), name="assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Chainlytics API",
+            swagger_js_url="/assets/swagger-ui-bundle.js",
+            swagger_css_url="/assets/swagger-ui.css",
+            swagger_favicon_url="/assets/favicon.png",
+            swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True},
+        )
 
     @app.get("/", include_in_schema=False)
     async def start() -> RedirectResponse:

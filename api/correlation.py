@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 from uuid import UUID, uuid4
 
+import anyio
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,6 +15,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from api.errors import problem
 
+_log = structlog.get_logger(__name__)
 MAX_BODY = 1_000_000
 _TRACE = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
 
@@ -60,12 +64,21 @@ class Correlation:
         try:
             if length.isdigit() and int(length) > MAX_BODY:
                 raise TooLarge
-            await self._app(scope, bounded, send_with_id)
+            await _until_client_leaves(self._app(scope, bounded, send_with_id))
         except TooLarge:
             if not started:
                 detail = f"the body is larger than {MAX_BODY:,} bytes"
                 answer = problem(Request(scope), 413, "body-too-large", detail)
                 await answer(scope, receive, send_with_id)
+
+
+async def _until_client_leaves(answer: Awaitable[None]) -> None:
+    """A client that leaves in the middle of a live stream is no error: FastAPI's sender finds its
+    channel closed, and says so in a group of exceptions."""
+    try:
+        await answer
+    except* anyio.BrokenResourceError:
+        _log.debug("client left")
 
 
 def _correlation_id(headers: Headers) -> UUID:

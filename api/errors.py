@@ -158,7 +158,8 @@ def _invalid(request: Request, found: Sequence[Any]) -> JSONResponse:
         FieldError(
             field=".".join(str(part) for part in one["loc"]) or "body",
             rule=one["msg"],
-            value=_short(one.get("input")),
+            # Of a field that is missing, the input is all that is there.
+            value=None if one["type"] == "missing" else _short(one.get("input")),
         )
         for one in found[:50]
     ]

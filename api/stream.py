@@ -51,12 +51,12 @@ async def follow(
                 yield _message(event)
             # Positions of other organisations are passed over, not read again and again.
             position = events[-1].position if len(events) == _BATCH else max(position, head)
-            if len(events) < _BATCH:
-                await _rest(bell, request)
+            if len(events) < _BATCH and await _stops(bell, request):
+                return
 
 
-async def _rest(bell: Bell, request: Request) -> None:
-    """Until there is news, the client is gone or the server stops."""
+async def _stops(bell: Bell, request: Request) -> bool:
+    """Wait for news; whether the server stops instead."""
     stopping: asyncio.Event = request.app.state.stopping
     waits = [asyncio.ensure_future(bell.wait()), asyncio.ensure_future(stopping.wait())]
     try:
@@ -64,8 +64,7 @@ async def _rest(bell: Bell, request: Request) -> None:
     finally:
         for wait in waits:
             wait.cancel()
-    if stopping.is_set():
-        raise asyncio.CancelledError
+    return stopping.is_set()
 
 
 def _message(event: StoredEvent) -> ServerSentEvent:

@@ -25,7 +25,10 @@ def _default_home() -> Path:
 class Settings(BaseSettings):
     """What a deployment sets; every name has the prefix ``CHAINLYTICS_`` but ``DATABASE_URL``."""
 
-    model_config = SettingsConfigDict(env_prefix="CHAINLYTICS_", extra="ignore")
+    # An empty value, as in a copied .env.example, is none.
+    model_config = SettingsConfigDict(
+        env_prefix="CHAINLYTICS_", extra="ignore", env_ignore_empty=True
+    )
 
     home: Path = Field(default_factory=_default_home)
     database_url: Annotated[str | None, Field(validation_alias="DATABASE_URL")] = None

@@ -255,8 +255,17 @@ def request(decision: Decision, command: RequestDecision) -> Sequence[Event]:
 
 
 def record(decision: Decision, command: RecordDecision) -> Sequence[Event]:
-    """Answer a request once."""
+    """Answer a request once, with a decision and an explanation of what was asked."""
     _must_be(decision, command.made.decision_id, Stage.REQUESTED)
+    asked = (decision.decision_id, decision.kind, decision.subject_id)
+    for answer in (command.made, command.explained):
+        if (answer.decision_id, answer.kind, answer.subject_id) != asked:
+            raise Refused(
+                "decision.answers_another_request",
+                decision_id=decision.decision_id,
+                answered=answer.decision_id,
+                subject_id=answer.subject_id,
+            )
     return [command.made, command.explained]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -72,6 +72,36 @@ class Bell:
                 _log.warning("listening again", channel=self._channel, error=str(error).strip())
                 self._listening.set()
                 await asyncio.sleep(min(self._poll_s, 0.5))
+
+
+async def follow(
+    url: str, who: str, step: Callable[[AsyncConnection[TupleRow]], Awaitable[bool]]
+) -> None:
+    """Run ``step`` over and over, on a connection of its own: at once while it says that there is
+    more, otherwise when the log moved. Survives a restart of the server by itself.
+
+    Args:
+        url: libpq connection string.
+        who: the name to log under.
+        step: takes one batch in its own transaction; whether there was one.
+    """
+    async with Bell(url) as bell:
+        while True:
+            try:
+                async with await AsyncConnection.connect(
+                    url, autocommit=True, connect_timeout=5
+                ) as connection:
+                    while True:
+                        while await step(connection):
+                            pass
+                        await bell.wait()
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                _log.warning("connecting again", who=who, error=str(error).strip())
+                await asyncio.sleep(0.5)
+            except Exception:
+                # What a batch cannot do now it may do later; it is not skipped and not half done.
+                _log.exception("batch failed, trying again", who=who)
+                await asyncio.sleep(2.0)
 
 
 class Subscription:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import partial
 from uuid import UUID, uuid5
 
-import psycopg
 import structlog
 from psycopg import AsyncConnection
 
@@ -25,7 +24,7 @@ from domain.values import Command
 from eventstore import CommandReused, StoredEvent
 from eventstore.artifacts import Artifacts
 from eventstore.log import Connection, read_after
-from eventstore.subscription import Bell
+from eventstore.subscription import follow
 from ml.catalogue import FEATURE_TABLES, KINDS
 from ml.deciding import decide
 from ml.history import LiveHistory
@@ -82,20 +81,7 @@ class DecisionConsumer:
 
     async def run(self) -> None:
         """Follow the log for ever; survives a restart of the server by itself."""
-        async with Bell(self._url) as bell:
-            while True:
-                try:
-                    async with await self._connect() as connection:
-                        while True:
-                            while await self.step(connection):
-                                pass
-                            await bell.wait()
-                except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                    _log.warning("decision consumer connects again", error=str(error).strip())
-                    await asyncio.sleep(0.5)
-                except Exception as error:
-                    _log.error("decision consumer tries again", error=str(error))
-                    await asyncio.sleep(2.0)
+        await follow(self._url, "decision consumer", self.step)
 
     async def catch_up(self) -> None:
         """Answer what the log holds now."""

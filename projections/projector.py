@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 
 import polars as pl
@@ -11,7 +10,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from eventstore.log import Connection, StoredEvent, read_after
-from eventstore.subscription import Bell
+from eventstore.subscription import follow
 from projections import store
 from projections.engine import contributions, merge
 from projections.fold import Table
@@ -49,17 +48,7 @@ class Projector:
 
     async def run(self) -> None:
         """Follow the log for ever; survives a restart of the server by itself."""
-        async with Bell(self._url) as bell:
-            while True:
-                try:
-                    async with await self._connect() as connection:
-                        while True:
-                            while await self.step(connection):
-                                pass
-                            await bell.wait()
-                except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                    _log.warning("projector connects again", error=str(error).strip())
-                    await asyncio.sleep(0.5)
+        await follow(self._url, "projector", self.step)
 
     async def catch_up(self) -> int:
         """Fold what the log holds now; the position reached."""
@@ -95,6 +84,13 @@ class Projector:
     async def _fold(self, connection: Connection, tables: Sequence[Table]) -> bool:
         # The row locks keep a second projector out until this batch is committed.
         known = await store.progress(connection, tables, lock=True)
+        # A table that somebody rebuilt by another declaration is theirs: our columns are not its.
+        tables = [
+            table
+            for table in tables
+            if table.name in known and known[table.name].fingerprint == table.fingerprint
+        ]
+        known = {table.name: known[table.name] for table in tables}
         if not known:
             return False
         start = min(one.position for one in known.values())
@@ -124,6 +120,8 @@ class Projector:
         Readers see the old rows until the swap, and the new ones after it.
         """
         async with await self._connect() as connection, await self._connect() as writing:
+            # Two rebuilds of one table would write into one another's new table.
+            await store.lock_rebuild(writing, table)
             await store.create(writing, table, store.NEXT)
             head = await _head(connection)
             position, done = 0, 0

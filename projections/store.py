@@ -18,6 +18,7 @@ SCHEMA = "read_models"
 CHANNEL = "projections"
 NEXT = "__next"
 OLD = "__old"
+_REBUILDS = 0x_C4A1
 _UUIDS = {"organisation_id", "event_id", "correlation_id", "causation_id", "stream_id"}
 
 _POSITIONS = """
@@ -188,6 +189,13 @@ async def copy_part(connection: Connection, table: Table, part: pl.DataFrame, su
             await copy.write(
                 chunk.write_csv(include_header=False, null_value="\\N", quote_style="non_numeric")
             )
+
+
+async def lock_rebuild(connection: Connection, table: Table) -> None:
+    """Keep other rebuilds of a table out until the connection closes."""
+    await connection.execute(
+        "SELECT pg_advisory_lock(%s, hashtext(%s))", (_REBUILDS, table.name), prepare=False
+    )
 
 
 async def swap(connection: Connection, table: Table) -> None:

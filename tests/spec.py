@@ -1,0 +1,93 @@
+"""The three words of a specification: given events, when a command, then events or a refusal.
+
+    given(placed, allocated).when(ShipOrder(...)).then(OrderShipped(...))
+    given().reading(site_closed).when(PickStock(...)).refused("site.closed")
+
+Runs the declared handlers on folded states; no database, no bus.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from commands import HANDLERS
+from domain.catalogue import TOPICS, area_of
+from domain.errors import Refused
+from domain.values import Command, Event
+
+ACTOR = "ana"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the command."""
+
+    events: tuple[Event, ...] = ()
+    refusal: Refused | None = None
+
+    def then(self, *expected: Event) -> None:
+        """It led to these events."""
+        assert self.refusal is None, self.refusal
+        assert self.events == expected
+
+    def refused(self, code: str, **context: Any) -> None:
+        """It was refused with this code, having looked at these values."""
+        assert self.refusal is not None, f"was accepted: {self.events}"
+        assert self.refusal.code == code
+        assert {name: self.refusal.context.get(name) for name in context} == context
+
+
+@dataclass(frozen=True)
+class Given:
+    """The events of the command's own stream, and those of streams that its rule only reads."""
+
+    own: tuple[Event, ...]
+    read: tuple[Event, ...] = ()
+
+    def reading(self, *events: Event) -> Given:
+        """What happened in the streams that the rule reads."""
+        return replace(self, read=events)
+
+    def when(self, command: Command, actor: str = ACTOR) -> Outcome:
+        """The command is sent."""
+        handler = HANDLERS[type(command)]
+        stream = handler.stream(command)
+        assert {stream_of(event) for event in self.own} <= {stream}
+        try:
+            states = [
+                read.decider.fold(event for event in self.read if stream_of(event) == read.stream)
+                for read in handler.reads(command)
+            ]
+            own = handler.decider.fold(self.own)
+            return Outcome(events=tuple(handler.decide(command, actor, own, *states)))
+        except Refused as refusal:
+            return Outcome(refusal=refusal)
+
+
+def given(*events: Event) -> Given:
+    """What happened before, in the stream that the command is about."""
+    return Given(events)
+
+
+def stream_of(event: Any) -> str:
+    """The stream that an event belongs to."""
+    match area_of(TOPICS[type(event)]):
+        case "orders":
+            return f"orders/{event.order_id}"
+        case "decisions":
+            return f"decisions/{event.decision_id}"
+        case "models":
+            return f"models/{event.model_hash}"
+    if hasattr(event, "sku"):
+        return f"stock/{event.site_id}/{event.sku}"
+    return f"sites/{event.site_id}"
+
+
+def problems(kind: type[Command], /, **fields: Any) -> str:
+    """What is wrong with a command's fields, in words; empty where nothing is."""
+    try:
+        kind(**fields)
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,665 @@
+"""The log on a real Postgres: nothing lost, nothing twice, nothing skipped, whatever is cut."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import multiprocessing
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg_pool import AsyncConnectionPool
+
+from eventstore import (
+    CommandReused,
+    Entry,
+    Log,
+    LogUnavailable,
+    NewEvent,
+    Receipt,
+    RepeatedCommands,
+    StoredEvent,
+    Subscription,
+    Unit,
+    VersionConflict,
+    Writer,
+    prepare_database,
+)
+from eventstore.artifacts import ArtifactCorrupt, Artifacts
+
+ORGANISATION = UUID("9c1f8a52-7d5e-4c0c-8c61-5c3c5b7f9d01")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _prepared(database: str) -> None:
+    prepare_database(database)
+
+
+# what is appended
+
+
+def entry(
+    stream: UUID,
+    *versions: int,
+    command_id: UUID | None = None,
+    digest: bytes = b"digest",
+    topic: str = "test.Noted.v1",
+) -> Entry:
+    events = [NewEvent(stream, version, topic, b'{"n":%d}' % version) for version in versions]
+    name, last = f"notes/{stream}", versions[-1] if versions else 0
+    return Entry(
+        command_id or uuid4(), digest, name, last, ORGANISATION, "ana", uuid4(), None, events
+    )
+
+
+def unit(stream: UUID, *versions: int, expected: int | None = None, **options: Any) -> Unit:
+    before = versions[0] - 1 if expected is None else expected
+    return Unit([entry(stream, *versions, **options)], {stream: before})
+
+
+# what is looked at
+
+
+def positions(url: str, after: int = 0) -> list[int]:
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(
+            "SELECT notification_id FROM events WHERE notification_id > %s ORDER BY 1", (after,)
+        ).fetchall()
+    return [row[0] for row in rows]
+
+
+def head(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        row = connection.execute("SELECT position FROM log_head").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def versions(url: str, stream: UUID) -> list[int]:
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(
+            "SELECT originator_version FROM events WHERE originator_id = %s ORDER BY 1", (stream,)
+        ).fetchall()
+    return [row[0] for row in rows]
+
+
+@asynccontextmanager
+async def reading(url: str) -> AsyncIterator[Log]:
+    async with AsyncConnectionPool(url, open=False) as pool:
+        yield Log(pool)
+
+
+async def take(batches: Subscription, count: int) -> list[StoredEvent]:
+    """The next events of a subscription."""
+    seen: list[StoredEvent] = []
+    async with asyncio.timeout(60):
+        async for batch in batches:
+            seen += batch
+            if len(seen) >= count:
+                break
+    return seen
+
+
+@contextmanager
+def head_locked(url: str) -> Iterator[psycopg.Connection]:
+    """A transaction that holds the order lock; rolled back at the end unless committed."""
+    with psycopg.connect(url) as connection:
+        connection.execute("SELECT position FROM log_head FOR UPDATE")
+        yield connection
+        connection.rollback()
+
+
+def waiting_backends(url: str) -> list[int]:
+    """Backends that wait for a lock within an append."""
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(
+            """SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+            AND wait_event_type = 'Lock' AND query LIKE '%append_group%' AND pid <> pg_backend_pid()
+            """
+        ).fetchall()
+    return [row[0] for row in rows]
+
+
+async def until_waiting(url: str) -> int:
+    for _ in range(3000):
+        if found := waiting_backends(url):
+            return found[0]
+        await asyncio.sleep(0.01)
+    raise TimeoutError("no append waits for the lock")
+
+
+def terminate(url: str, *pids: int) -> None:
+    """Cut some backends of the database; all others where none is named."""
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()
+            AND (pid = ANY(%(pids)s) OR %(pids)s = '{}')""",
+            {"pids": list(pids)},
+        )
+
+
+# order
+
+
+def _write(url: str, units: int) -> list[int]:
+    """One process with two writers: the positions that they were answered."""
+
+    async def run() -> list[int]:
+        async with Writer(url, max_group=20) as one, Writer(url, max_group=3) as two:
+            receipts = await asyncio.gather(
+                *((one, two)[n % 2].append(unit(uuid4(), *_sizes(n))) for n in range(units))
+            )
+        return [receipt.position for [receipt] in receipts]
+
+    return asyncio.run(run())
+
+
+def _sizes(number: int) -> range:
+    return range(1, 2 + number % 5)
+
+
+def test_a_tail_reader_sees_each_event_of_many_processes_once_and_in_order(database: str) -> None:
+    start, units = head(database), 150
+    count = 3 * sum(len(_sizes(number)) for number in range(units))
+
+    async def follow() -> list[StoredEvent]:
+        async with Subscription(database, position=start, batch=40, poll_s=0.2) as batches:
+            return await take(batches, count)
+
+    with multiprocessing.get_context("spawn").Pool(3) as processes:
+        writing = processes.starmap_async(_write, [(database, units)] * 3)
+        seen = asyncio.run(follow())
+        answered = [position for process in writing.get(60) for position in process]
+    told = [event.position for event in seen]
+    assert told == list(range(start + 1, start + 1 + len(seen))) == positions(database, start)
+    last = {event.stream_id: event for event in seen}
+    assert sorted(answered) == sorted(event.position for event in last.values())
+    recorded = [event.recorded_at for event in seen]
+    assert recorded == sorted(recorded)
+    assert len({event.event_id for event in seen}) == len(seen)
+
+
+@pytest.mark.parametrize("commits", [True, False], ids=["commits", "rolls back"])
+def test_later_events_wait_for_an_open_transaction(database: str, commits: bool) -> None:
+    """The defect of the field: a reader passes a position that is committed afterwards."""
+    start, early = head(database), uuid4()
+
+    async def run() -> list[StoredEvent]:
+        async with (
+            Writer(database) as one,
+            Writer(database) as two,
+            Subscription(database, position=start, poll_s=0.05) as batches,
+        ):
+            with head_locked(database) as open_one:
+                open_one.execute("UPDATE log_head SET position = position + 1")
+                open_one.execute(
+                    """INSERT INTO events (originator_id, originator_version, topic, state,
+                        notification_id, event_id, organisation_id, recorded_at, correlation_id,
+                        actor)
+                    SELECT %s, 1, 'test', '', position, %s, %s, now(), %s, 'ana' FROM log_head""",
+                    (early, uuid4(), ORGANISATION, uuid4()),
+                )
+                later = [
+                    asyncio.ensure_future(writer.append(unit(uuid4(), 1))) for writer in (one, two)
+                ]
+                await until_waiting(database)
+                seen = asyncio.ensure_future(take(batches, 3 if commits else 2))
+                await asyncio.sleep(0.3)
+                assert not seen.done()
+                assert batches.position == start
+                if commits:
+                    open_one.commit()
+            await asyncio.gather(*later)
+            return await seen
+
+    seen = asyncio.run(run())
+    assert [event.position for event in seen] == positions(database, start)
+    assert positions(database, start) == list(range(start + 1, start + 1 + (3 if commits else 2)))
+    assert (seen[0].stream_id == early) == commits
+
+
+# once
+
+
+def test_a_repeated_command_gets_its_first_answer(database: str) -> None:
+    first = unit(uuid4(), 1, 2)
+
+    async def run() -> list[list[Receipt]]:
+        async with Writer(database) as one, Writer(database) as other:
+            return [await writer.append(first) for writer in (one, one, other)]
+
+    [[stored], [again], [elsewhere]] = asyncio.run(run())
+    assert not stored.repeated
+    assert again == elsewhere == Receipt(stored.stream, 2, stored.position, repeated=True)
+    assert len(versions(database, next(iter(first.expected)))) == 2
+
+
+def test_a_command_sent_twice_at_once_is_stored_once(database: str) -> None:
+    stream = uuid4()
+    twice = unit(stream, 1)
+
+    async def run() -> list[list[Receipt]]:
+        async with Writer(database) as one, Writer(database) as two:
+            return await asyncio.gather(*(writer.append(twice) for writer in (one, one, two, two)))
+
+    receipts = [receipt for [receipt] in asyncio.run(run())]
+    assert sorted(receipt.repeated for receipt in receipts) == [False, True, True, True]
+    assert len({receipt.position for receipt in receipts}) == 1
+    assert versions(database, stream) == [1]
+
+
+def test_an_id_with_another_payload_is_an_error(database: str) -> None:
+    stream, command_id = uuid4(), uuid4()
+
+    async def run() -> None:
+        async with Writer(database) as writer:
+            await writer.append(unit(stream, 1, command_id=command_id))
+            with pytest.raises(CommandReused):
+                await writer.append(unit(stream, 2, command_id=command_id, digest=b"other"))
+
+    asyncio.run(run())
+    assert versions(database, stream) == [1]
+
+
+def test_a_command_without_events_is_remembered(database: str) -> None:
+    nothing = Unit([entry(uuid4())])
+
+    async def run() -> list[list[Receipt]]:
+        async with Writer(database) as writer:
+            return [await writer.append(nothing) for _ in range(2)]
+
+    start = head(database)
+    [[first], [again]] = asyncio.run(run())
+    assert (first.position, first.repeated) == (start, False)
+    assert (again.position, again.repeated) == (start, True)
+    assert head(database) == start
+
+
+def test_an_append_survives_the_end_of_its_backend(database: str) -> None:
+    start, streams = head(database), [uuid4() for _ in range(5)]
+
+    async def run() -> list[list[Receipt]]:
+        async with Writer(database) as writer:
+            with head_locked(database):
+                tasks = [asyncio.ensure_future(writer.append(unit(one, 1))) for one in streams]
+                terminate(database, await until_waiting(database))
+                await until_waiting(database)  # it came back and sent again
+            return await asyncio.gather(*tasks)
+
+    receipts = [receipt for [receipt] in asyncio.run(run())]
+    assert sorted(receipt.position for receipt in receipts) == positions(database, start)
+    assert [versions(database, stream) for stream in streams] == [[1]] * 5
+
+
+def test_an_append_whose_answer_was_lost_is_not_stored_again(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = uuid4()
+    cut: list[bool] = []
+    fetchall = psycopg.AsyncCursor.fetchall
+
+    async def losing(cursor: psycopg.AsyncCursor[Any]) -> Any:
+        rows = await fetchall(cursor)
+        if not cut:
+            cut.append(True)
+            raise psycopg.OperationalError("the connection broke after the commit")
+        return rows
+
+    async def run() -> Receipt:
+        async with Writer(database) as writer:
+            monkeypatch.setattr(psycopg.AsyncCursor, "fetchall", losing)
+            [receipt] = await writer.append(unit(stream, 1, 2))
+            return receipt
+
+    receipt = asyncio.run(run())
+    assert cut
+    assert receipt.repeated
+    assert receipt.version == 2
+    assert versions(database, stream) == [1, 2]
+
+
+# conflicts
+
+
+async def _as_one_group(url: str, *units: Unit) -> list[list[Receipt] | BaseException]:
+    """The answers to units that are committed in one group."""
+    async with Writer(url) as writer:
+        with head_locked(url):
+            plug = asyncio.ensure_future(writer.append(unit(uuid4(), 1)))
+            await until_waiting(url)
+            tasks = [asyncio.ensure_future(writer.append(one)) for one in units]
+            await asyncio.sleep(0)
+        await plug
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_a_conflict_fails_one_unit_and_not_its_neighbours(database: str) -> None:
+    good, taken, gone = [uuid4() for _ in range(3)], uuid4(), uuid4()
+
+    async def run() -> list[list[Receipt] | BaseException]:
+        async with Writer(database) as writer:
+            await writer.append(unit(taken, 1))
+        return await _as_one_group(
+            database,
+            unit(good[0], 1),
+            unit(taken, 1),
+            unit(good[1], 1, 2),
+            unit(gone, 5),
+            unit(good[2], 1),
+        )
+
+    start = head(database)
+    answers = asyncio.run(run())
+    assert isinstance(answers[1], VersionConflict)
+    assert (answers[1].stream_id, answers[1].expected, answers[1].actual) == (taken, 0, 1)
+    assert isinstance(answers[3], VersionConflict)
+    assert (answers[3].stream_id, answers[3].expected, answers[3].actual) == (gone, 4, 0)
+    assert [versions(database, stream) for stream in good] == [[1], [1, 2], [1]]
+    assert versions(database, gone) == []
+    assert positions(database, start) == list(range(start + 1, start + 7))
+
+
+def test_what_cannot_be_stored_fails_alone(database: str) -> None:
+    good, bad = [uuid4(), uuid4()], uuid4()
+    answers = asyncio.run(
+        _as_one_group(database, unit(good[0], 1), unit(bad, 1, topic="a\0b"), unit(good[1], 1))
+    )
+    assert isinstance(answers[1], LogUnavailable)
+    assert [versions(database, stream) for stream in (*good, bad)] == [[1], [1], []]
+    assert head(database) == positions(database)[-1] == len(positions(database))
+
+
+def test_units_of_one_stream_are_judged_one_after_the_other(database: str) -> None:
+    stream = uuid4()
+    answers = asyncio.run(
+        _as_one_group(
+            database, unit(stream, 1), unit(stream, 2), unit(stream, 2), unit(stream, 3, 4)
+        )
+    )
+    assert isinstance(answers[2], VersionConflict)
+    assert [isinstance(answer, list) for answer in answers] == [True, True, False, True]
+    assert versions(database, stream) == [1, 2, 3, 4]
+
+
+def test_a_stream_that_was_only_read_must_not_have_moved(database: str) -> None:
+    own, read = uuid4(), uuid4()
+
+    async def run() -> None:
+        async with Writer(database) as writer:
+            await writer.append(unit(read, 1))
+            await writer.append(Unit([entry(own, 1)], {own: 0, read: 1}))
+            await writer.append(unit(read, 2))
+            with pytest.raises(VersionConflict) as conflict:
+                await writer.append(Unit([entry(own, 2)], {own: 1, read: 1}))
+            assert (conflict.value.stream_id, conflict.value.actual) == (read, 2)
+
+    asyncio.run(run())
+    assert versions(database, own) == [1]
+
+
+def test_a_reader_and_a_writer_of_a_stream_in_one_group_keep_their_order(database: str) -> None:
+    read, first, second = uuid4(), uuid4(), uuid4()
+    answers = asyncio.run(
+        _as_one_group(
+            database,
+            Unit([entry(first, 1)], {first: 0, read: 0}),
+            unit(read, 1),
+            Unit([entry(second, 1)], {second: 0, read: 0}),
+        )
+    )
+    assert [isinstance(answer, list) for answer in answers] == [True, True, False]
+    assert isinstance(answers[2], VersionConflict)
+    assert versions(database, second) == []
+
+
+# units of several commands
+
+
+def test_a_unit_is_stored_whole(database: str) -> None:
+    one, two = uuid4(), uuid4()
+    both = Unit([entry(one, 1), entry(two, 1), entry(one, 2)], {one: 0, two: 0})
+
+    async def run() -> list[Receipt]:
+        async with Writer(database) as writer:
+            return await writer.append(both)
+
+    start = head(database)
+    receipts = asyncio.run(run())
+    assert [receipt.position for receipt in receipts] == [start + 1, start + 2, start + 3]
+    assert [receipt.version for receipt in receipts] == [1, 1, 2]
+    assert versions(database, one) == [1, 2]
+
+
+def test_a_unit_is_stored_whole_or_not_at_all(database: str) -> None:
+    one, two = uuid4(), uuid4()
+
+    async def run() -> None:
+        async with Writer(database) as writer:
+            await writer.append(unit(two, 1))
+            with pytest.raises(VersionConflict):
+                await writer.append(Unit([entry(one, 1), entry(two, 1)], {one: 0, two: 0}))
+
+    asyncio.run(run())
+    assert versions(database, one) == []
+    assert versions(database, two) == [1]
+
+
+def test_a_unit_with_commands_that_are_stored_already_is_sent_back(database: str) -> None:
+    one, two = uuid4(), uuid4()
+    known = entry(one, 1)
+
+    async def run() -> tuple[Receipt, RepeatedCommands]:
+        async with Writer(database) as writer:
+            [first] = await writer.append(Unit([known], {one: 0}))
+            with pytest.raises(RepeatedCommands) as repeated:
+                await writer.append(Unit([known, entry(two, 1)], {one: 0, two: 0}))
+            return first, repeated.value
+
+    first, repeated = asyncio.run(run())
+    assert repeated.receipts == {
+        known.command_id: Receipt(first.stream, 1, first.position, repeated=True)
+    }
+    assert versions(database, two) == []
+
+
+# back-pressure
+
+
+def test_who_finds_no_room_in_time_is_told(database: str) -> None:
+    refused, stored, later = uuid4(), uuid4(), uuid4()
+
+    async def run() -> None:
+        async with Writer(database, max_pending=2, patience_s=0.3) as writer:
+            with head_locked(database):
+                first = asyncio.ensure_future(writer.append(unit(stored, 1, 2)))
+                await until_waiting(database)
+                with pytest.raises(LogUnavailable, match="2 events wait"):
+                    await writer.append(unit(refused, 1))
+            await first
+            await writer.append(unit(later, 1))
+
+    asyncio.run(run())
+    assert [versions(database, one) for one in (stored, refused, later)] == [[1, 2], [], [1]]
+
+
+def test_a_unit_larger_than_the_room_goes_alone(database: str) -> None:
+    stream = uuid4()
+
+    async def run() -> None:
+        async with Writer(database, max_pending=2, max_group=2) as writer:
+            await writer.append(unit(stream, *range(1, 11)))
+
+    asyncio.run(run())
+    assert versions(database, stream) == list(range(1, 11))
+
+
+def test_closing_commits_what_waits_and_tells_who_came_too_late(database: str) -> None:
+    stored, late = uuid4(), uuid4()
+
+    async def run() -> None:
+        writer = Writer(database, max_pending=1)
+        await writer.__aenter__()
+        with head_locked(database):
+            first = asyncio.ensure_future(writer.append(unit(stored, 1)))
+            await until_waiting(database)
+            second = asyncio.ensure_future(writer.append(unit(late, 1)))
+            await asyncio.sleep(0)  # it waits for room
+            closing = asyncio.ensure_future(writer.__aexit__())
+            await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            await closing
+            await first
+            with pytest.raises(LogUnavailable, match="closing"):
+                await second
+
+    asyncio.run(run())
+    assert [versions(database, one) for one in (stored, late)] == [[1], []]
+
+
+# following
+
+
+def test_a_subscription_survives_the_end_of_its_connections(database: str) -> None:
+    start = head(database)
+
+    async def run() -> list[int]:
+        seen: list[int] = []
+        async with (
+            Writer(database) as writer,
+            Subscription(database, position=start, poll_s=0.2) as batches,
+        ):
+            for turn in range(4):
+                await writer.append(unit(uuid4(), 1, 2))
+                seen += [event.position for event in await take(batches, 2)]
+                if turn % 2 == 0:
+                    terminate(database)
+        return seen
+
+    assert asyncio.run(run()) == list(range(start + 1, start + 9)) == positions(database, start)
+
+
+def test_an_event_between_a_read_and_the_wait_is_seen(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a poll once a minute, only LISTEN before the read can tell in time."""
+    start = head(database)
+    read = Subscription._read
+
+    async def run() -> list[int]:
+        reads = 0
+        async with Writer(database) as writer:
+
+            async def and_then_an_event(batches: Subscription) -> list[StoredEvent]:
+                nonlocal reads
+                batch = await read(batches)
+                reads += 1
+                if reads <= 3:
+                    await writer.append(unit(uuid4(), 1))
+                return batch
+
+            monkeypatch.setattr(Subscription, "_read", and_then_an_event)
+            async with Subscription(database, position=start, poll_s=60) as batches:
+                async with asyncio.timeout(20):
+                    return [event.position for event in await take(batches, 3)]
+
+    assert asyncio.run(run()) == [start + 1, start + 2, start + 3]
+
+
+def test_a_subscription_goes_on_where_it_was_told(database: str) -> None:
+    start = head(database)
+
+    async def run() -> list[StoredEvent]:
+        async with Writer(database) as writer:
+            await writer.append(unit(uuid4(), *range(1, 8)))
+        async with Subscription(database, position=start + 3, batch=2) as batches:
+            return await take(batches, 4)
+
+    assert [event.position for event in asyncio.run(run())] == list(range(start + 4, start + 8))
+
+
+# reading
+
+
+def test_streams_tails_and_answers(database: str) -> None:
+    one, two, none = uuid4(), uuid4(), uuid4()
+    first, second = unit(one, 1, 2, 3), unit(two, 1)
+    other = uuid4()
+
+    async def run() -> None:
+        async with Writer(database) as writer, reading(database) as log:
+            start = await log.head()
+            [receipt] = await writer.append(first)
+            await writer.append(second)
+            found = await log.streams([one, two, none])
+            assert {stream: [event.version for event in found[stream]] for stream in found} == {
+                one: [1, 2, 3],
+                two: [1],
+                none: [],
+            }
+            tails = await log.tails({one: 2, two: 1})
+            assert {stream: [event.version for event in tails[stream]] for stream in tails} == {
+                one: [3],
+                two: [],
+            }
+            assert tails[one][0].state == b'{"n":3}'
+            command_id = first.entries[0].command_id
+            answers = await log.answers([command_id, uuid4()])
+            again = Receipt(receipt.stream, 3, receipt.position, repeated=True)
+            assert answers == {command_id: (b"digest", again)}
+            of = [e.version for e in await log.after_of(ORGANISATION, start, 9, to=start + 2)]
+            assert of == [1, 2]
+            assert await log.after_of(other, start, 9, to=start + 9) == []
+            assert [event.position for event in await log.after(start, 2)] == [start + 1, start + 2]
+            assert await log.head() == start + 4
+
+    asyncio.run(run())
+
+
+# the database and what stands beside the log
+
+
+def test_a_database_is_prepared_by_several_at_once_and_again(server_url: str) -> None:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    url = urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
+    with psycopg.connect(server_url, autocommit=True) as server:
+        server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            with ThreadPoolExecutor(4) as threads:
+                list(threads.map(prepare_database, [url] * 8))
+            _write(url, units=3)
+            before = positions(url)
+            prepare_database(url)
+            assert positions(url) == before
+            assert head(url) == len(before)
+        finally:
+            server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def test_an_artifact_is_known_by_its_bytes(database: str) -> None:
+    async def run() -> None:
+        async with reading(database) as log:
+            artifacts = Artifacts(log)
+            content = b"\0model\xff" * 1000
+            name = await artifacts.put(content)
+            assert name == hashlib.sha256(content).hexdigest()
+            assert await artifacts.put(content) == name
+            assert await artifacts.get(name) == content
+            with pytest.raises(KeyError):
+                await artifacts.get("0" * 64)
+            async with log.connection() as connection:
+                await connection.execute(
+                    "UPDATE artifacts SET content = 'other' WHERE hash = %s", (name,)
+                )
+            with pytest.raises(ArtifactCorrupt, match=name):
+                await artifacts.get(name)
+
+    asyncio.run(run())

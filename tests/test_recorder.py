@@ -8,13 +8,11 @@ Of the package's recorder tests these cannot apply to one log that all share:
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event, current_thread
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import psycopg
@@ -28,22 +26,13 @@ from eventsourcing.persistence import (
     StoredEvent,
 )
 from eventsourcing.postgres import PostgresDatastore
+from eventsourcing.tests import persistence as package
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow
 
 from eventstore import Entry, NewEvent, Unit, Writer, prepare_database
 from eventstore.recorder import ACTOR, ORGANISATION_VARIABLE, LogRecorder
-
-if TYPE_CHECKING:
-    from eventsourcing.tests import persistence as package
-else:
-    # Its mapper tests, which are not ours to run, want a cipher at import.
-    if "eventsourcing.cipher" not in sys.modules:
-        placeholder = ModuleType("eventsourcing.cipher")
-        placeholder.AESCipher = object
-        sys.modules["eventsourcing.cipher"] = placeholder
-    from eventsourcing.tests import persistence as package
 
 ORGANISATION = UUID("0f8c0e0b-3a46-4a3c-9b5c-7a4f6a1d2c11")
 

@@ -23,10 +23,10 @@ from domain.decisions import (
     RunnerUp,
 )
 from ml import words
-from ml.fulfilment import CHAMPION
 from ml.history import join, matrix, with_sources
 from ml.kind import Failed, History, Kind, Request
 from ml.scoring import ModelUnfit, Scorer, Scores, libraries
+from ml.tables import CHAMPION
 from projections.engine import LAST_POSITION
 
 #: Loads the model of a hash; raises KeyError where there is none.

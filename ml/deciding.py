@@ -146,7 +146,9 @@ def _answer(
     scores: Scores,
 ) -> RecordDecision:
     if frame.is_empty():
-        raise Failed("decision.no_candidate", "no site can be considered for the order")
+        raise Failed(
+            "decision.no_candidate", "the order's lines are not known, or no site may sell them"
+        )
     event = request.event
     weights = event.weights
     rows: list[dict[str, Any]] = []

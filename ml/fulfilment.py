@@ -182,11 +182,15 @@ CONSTRAINTS = (
 
 # candidates
 
+#: Sites that are considered for one order: those that lack the fewest of its lines, then by id.
+MAX_SITES = 50
+
 
 async def enumerate_candidates(requests: Sequence[Request], history: History) -> pl.DataFrame:
-    """Every open or closed site that may sell the order, by every service level it offers.
+    """Every site that may sell the order, open or closed, by every service level it offers.
 
     An order whose first line is sold by one site only has that site as its one candidate site.
+    An order whose lines were never recorded has none.
     """
     frame = pl.DataFrame(
         {
@@ -204,6 +208,7 @@ async def enumerate_candidates(requests: Sequence[Request], history: History) ->
         pl.col("order__region").alias("region"),
         pl.Series("sold_by", [sold_by for sold_by, _ in lines], pl.String),
     ).drop("order__placed")
+    frame = frame.filter(col("order__lines") > 0)
     sites = [
         (await history.every(SITE, organisation_id))
         .filter(pl.col("opened").is_not_null())
@@ -220,6 +225,11 @@ async def enumerate_candidates(requests: Sequence[Request], history: History) ->
     frame = await join(frame, "site", SITE, history)
     frame = frame.filter(col("site__opened").is_not_null())
     frame = await _with_stock(frame, [wanted for _, wanted in lines], history)
+    frame = (
+        frame.sort("request", "short_lines", "site_id")
+        .group_by("request", maintain_order=True)
+        .head(MAX_SITES)
+    )
     return _with_service_levels(frame)
 
 

@@ -19,6 +19,7 @@ from eventstore import Log
 from eventstore.artifacts import Artifacts
 from ml.fulfilment import FULFILMENT
 from ml.history import LogHistory, matrix, with_sources
+from ml.kind import Kind
 from ml.scoring import Scorer, base_score, libraries, seal
 from projections.engine import contributions
 from projections.fold import Table
@@ -27,7 +28,9 @@ from projections.projector import Progress
 
 #: Share of the time span whose orders are learned from; the rest judges.
 TRAIN_SHARE = 0.75
-ROUNDS = 200
+#: Trees at the most, and how many may bring nothing before it is enough.
+MAX_ROUNDS = 400
+PATIENCE_ROUNDS = 25
 PARAMETERS: Mapping[str, object] = {
     "objective": "binary:logistic",
     "tree_method": "hist",
@@ -155,10 +158,8 @@ async def train(
             f"{len(train_rows)} orders to learn from and {len(test_rows)} to judge by; "
             "50 each and both outcomes are needed"
         )
-    data = xgboost.DMatrix(
-        matrix(kind, train_rows), label=labels, feature_names=list(kind.feature_names), nthread=1
-    )
-    booster = xgboost.train(dict(PARAMETERS), data, num_boost_round=ROUNDS)
+    rounds = _enough_rounds(kind, train_rows)
+    booster = xgboost.train(dict(PARAMETERS), _data(kind, train_rows), num_boost_round=rounds)
     content = seal(booster)
     scored = Scorer(content, kind.feature_names).score(matrix(kind, test_rows))
     truth = test_rows["late"].to_numpy().astype(float)
@@ -177,7 +178,7 @@ async def train(
                 split_at=split_at,
                 features=kind.feature_names,
                 parameters={name: str(value) for name, value in PARAMETERS.items()}
-                | {"rounds": str(ROUNDS)},
+                | {"rounds": str(rounds)},
                 libraries=libraries(),
                 base_score=base_score(booster),
             ),
@@ -187,6 +188,36 @@ async def train(
         ),
         artifact_bytes=len(content),
     )
+
+
+def _data(kind: Kind, rows: pl.DataFrame) -> xgboost.DMatrix:
+    return xgboost.DMatrix(
+        matrix(kind, rows),
+        label=rows["late"].to_numpy().astype(np.float32),
+        feature_names=list(kind.feature_names),
+        nthread=1,
+    )
+
+
+def _enough_rounds(kind: Kind, rows: pl.DataFrame) -> int:
+    """How many trees fit the last fifth of the training time best, learned from the rest of it.
+
+    The later orders that judge the model have no say in this.
+    """
+    cut = rows["position"].quantile(0.8, "nearest")
+    assert cut is not None
+    earlier, later = rows.filter(col("known") < cut), rows.filter(col("position") >= cut)
+    if earlier["late"].n_unique() < 2 or later["late"].n_unique() < 2:
+        return MAX_ROUNDS // 4
+    booster = xgboost.train(
+        dict(PARAMETERS) | {"eval_metric": "logloss"},
+        _data(kind, earlier),
+        num_boost_round=MAX_ROUNDS,
+        evals=[(_data(kind, later), "later")],
+        early_stopping_rounds=PATIENCE_ROUNDS,
+        verbose_eval=False,
+    )
+    return int(booster.best_iteration) + 1
 
 
 Numbers = np.ndarray[tuple[int], np.dtype[np.float64]]

@@ -190,8 +190,8 @@ def show_decision(made: dict[str, Any], explained: dict[str, Any]) -> None:
         colour = "red" if push > 0 else "green"
         blocks = "█" * max(1, round(12 * abs(push) / (widest or 1.0)))
         console.print(f"  {push:+.2f} [{colour}]{blocks:<12}[/] {reason['sentence']}")
-    if explained["runner_up"] is not None:
-        console.print(f"\n[bold]Runner-up[/]  {explained['runner_up']['sentence']}")
+    runner_up = explained["runner_up"] or {"sentence": "there was no other candidate"}
+    console.print(f"\n[bold]Runner-up[/]  {runner_up['sentence']}")
     if explained["rejections"]:
         console.print(
             "[bold]Ruled out[/]  "

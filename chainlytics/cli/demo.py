@@ -226,7 +226,11 @@ async def _decide(user: _Frontend, count: int) -> list[str]:
         f"its summary reads «{seen['status']}» at once"
     )
     open_orders = (await user.get("/orders", status="placed", limit=100))["items"]
-    subjects = [order_id, *(one["order_id"] for one in open_orders if one["order_id"] != order_id)]
+    subjects = [
+        order_id,
+        # An order whose lines were never recorded cannot be decided on.
+        *(o["order_id"] for o in open_orders if o["order_id"] != order_id and o["lines"] > 0),
+    ]
     decided = []
     for subject_id in subjects[:count]:
         asked = await user.post("/decisions", {"subject_id": subject_id})

@@ -73,6 +73,11 @@ def show_training(trained: Trained) -> None:
         ("", "model", "baseline (late share of the lane)"),
         rows,
     )
+    if model.metrics.log_loss >= model.baseline.log_loss:
+        console.print(
+            "[yellow]Its probabilities fit no better than the baseline's: think before it is "
+            "approved.[/] More history, or what the log does not hold yet, may help."
+        )
 
 
 @app.command("train")

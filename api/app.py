@@ -50,6 +50,7 @@ def create_app(open_parts: OpenParts, *, version: str) -> FastAPI:
         docs_url=None,  # ours below: FastAPI's own loads its scripts from the internet
         openapi_url="/openapi.json",
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
         responses={422: {"model": errors.Problem}},
     )
     errors.install(app)

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Body, Header, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from api.dependencies import Caller, Parts, tagged
@@ -76,7 +77,7 @@ def mount(router: APIRouter, posts: Sequence[Post]) -> None:
             description=inspect.getdoc(post.command),
             operation_id=_snake(post.command.__name__),
             response_model=Accepted,
-            responses=documented(*post.errors),
+            responses=documented(400, 413, *post.errors),
         )
 
 
@@ -98,7 +99,11 @@ def _endpoint(post: Post) -> Callable[..., Any]:
         now = datetime.now(UTC)
         given: dict[str, Any] = {name: now for name in post.now if name not in sent}
         given |= {name: str(uuid4()) for name in post.made if name not in sent}
-        command = post.command.model_validate(given | sent | path)
+        try:
+            command = post.command.model_validate(given | sent | path)
+        except ValidationError as error:
+            # A rule over several fields. Any other such error would be our own fault.
+            raise RequestValidationError(error.errors(include_url=False)) from error
         own = caller.organisation_id
         context = Context(
             organisation_id=own,

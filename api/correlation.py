@@ -9,19 +9,23 @@ from uuid import UUID, uuid4
 import anyio
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from api.errors import problem
+from api.errors import http_problem, unexpected
 
 _log = structlog.get_logger(__name__)
 MAX_BODY = 1_000_000
-_TRACE = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
+_TRACE = re.compile(r"^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
 
 
-class TooLarge(Exception):
-    """The body went past the limit while it was read."""
+class TooLarge(HTTPException):
+    """The body went past the limit. FastAPI reads bodies and lets only its own errors through."""
+
+    def __init__(self) -> None:
+        super().__init__(413, f"the body is larger than {MAX_BODY:,} bytes")
 
 
 class Correlation:
@@ -61,15 +65,17 @@ class Correlation:
             return message
 
         length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > MAX_BODY:
+            await http_problem(Request(scope), TooLarge())(scope, receive, send_with_id)
+            return
         try:
-            if length.isdigit() and int(length) > MAX_BODY:
-                raise TooLarge
             await _until_client_leaves(self._app(scope, bounded, send_with_id))
-        except TooLarge:
-            if not started:
-                detail = f"the body is larger than {MAX_BODY:,} bytes"
-                answer = problem(Request(scope), 413, "body-too-large", detail)
-                await answer(scope, receive, send_with_id)
+        except Exception as error:
+            # Here and not in Starlette's own handler, which answers without the id and raises the
+            # error once more: uvicorn would close the connection under the client's next request.
+            if started:
+                raise
+            await unexpected(Request(scope), error)(scope, receive, send_with_id)
 
 
 async def _until_client_leaves(answer: Awaitable[None]) -> None:

@@ -10,7 +10,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from api.dependencies import NotAllowed, NotFound
@@ -107,12 +107,10 @@ def problem(
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the application as problem details."""
+    """Answer every expected error of the application as problem details."""
     app.exception_handler(Refused)(_refused)
     app.exception_handler(RequestValidationError)(_invalid_request)
-    app.exception_handler(ValidationError)(_invalid_command)
     app.exception_handler(HTTPException)(_http)
-    app.exception_handler(Exception)(_unexpected)
     for kind, status, code, headers in _PLAIN:
         app.exception_handler(kind)(_plain(status, code, headers))
 
@@ -145,23 +143,15 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return _invalid(request, error.errors())
-
-
-async def _invalid_command(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ValidationError)
-    return _invalid(request, error.errors(include_url=False, include_context=False))
-
-
-def _invalid(request: Request, found: Sequence[Any]) -> JSONResponse:
     errors = [
         FieldError(
-            field=".".join(str(part) for part in one["loc"]) or "body",
+            # An unknown field's name is the sender's: of any length, of any characters.
+            field=_short(".".join(str(part) for part in one["loc"])) or "body",
             rule=one["msg"],
             # Of a field that is missing, the input is all that is there.
             value=None if one["type"] == "missing" else _short(one.get("input")),
         )
-        for one in found[:50]
+        for one in error.errors()[:50]
     ]
     detail = "; ".join(f"{one.field}: {one.rule}" for one in errors[:5])
     return problem(request, 422, "invalid", detail, errors=errors)
@@ -178,10 +168,17 @@ def _short(value: Any) -> Any:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    return http_problem(request, error)
+
+
+def http_problem(request: Request, error: HTTPException) -> JSONResponse:
+    """What the framework refuses, in the one shape of errors."""
+    phrase = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    code = "body-too-large" if error.status_code == 413 else phrase
     return problem(request, error.status_code, code, str(error.detail), headers=error.headers)
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+def unexpected(request: Request, error: Exception) -> JSONResponse:
+    """An answer to what nobody foresaw: the reason goes to the log, never to the client."""
     _log.error("unexpected error", path=request.url.path, exc_info=error)
     return problem(request, 500, "unexpected", "something went wrong here; it was logged")

@@ -78,8 +78,9 @@ class Issuer:
                 options={"require": _REQUIRED},
             )
             actor, roles = claims["sub"], claims["roles"]
-            if not isinstance(roles, list) or not actor:
-                raise InvalidToken("the token has no subject or no list of roles")
+            # The subject is written beside every event: Postgres takes no U+0000 or lone surrogate.
+            if not isinstance(roles, list) or not actor or not actor.isprintable():
+                raise InvalidToken("the token has no readable subject or no list of roles")
             return Identity(actor, UUID(claims["org"]), frozenset(Role(role) for role in roles))
         except jwt.PyJWTError as error:
             raise InvalidToken(f"the token is not valid: {error}") from error

@@ -141,6 +141,11 @@ class Projector:
                 done += len(events)
                 if report is not None:
                     report(done, head)
+                if position >= head:
+                    # What came in meanwhile is folded here too: little is left for the swap, which
+                    # readers wait for.
+                    newer = await _head(connection)
+                    head = newer if newer - head > self._batch else head
             for part in parts:
                 await store.copy_part(writing, table, part, store.NEXT)
             async with writing.transaction():

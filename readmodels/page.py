@@ -69,6 +69,8 @@ def _typed(value: Any, kind: type) -> Any:
         raise ValueError
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError
-    if isinstance(value, str) and "\0" in value:
-        raise ValueError
+    if isinstance(value, str):
+        value.encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
+        if "\0" in value:
+            raise ValueError
     return value

@@ -14,7 +14,7 @@ from api.tokens import Identity
 from domain.decisions import RecordOutcome, RequestDecision, Stage
 from domain.values import Id
 from ml.deciding import floats
-from ml.replay import Replayed
+from ml.replay import NotAnswered, Replayed
 from readmodels import decisions
 from readmodels.database import ReadModels
 from readmodels.decisions import DecisionDetail, DecisionSummary
@@ -126,7 +126,7 @@ async def replay_decision(
     """Recompute the decision from the log and the stored model; are the bytes the same?"""
     try:
         [found] = await deps.replay(caller.organisation_id, decision_id)
-    except KeyError:
+    except NotAnswered:
         raise NotFound("answered decision", decision_id) from None
     return found
 

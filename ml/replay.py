@@ -51,6 +51,10 @@ class Replayed:
     bytes_compared: int
 
 
+class NotAnswered(Exception):
+    """A decision that is not on the organisation's log, or has no answer yet."""
+
+
 async def replay(
     log: Log,
     artifacts: Artifacts,
@@ -61,7 +65,7 @@ async def replay(
     """Replay some decisions of an organisation, or all that were answered.
 
     Raises:
-        KeyError: a decision asked for is not on the log or not answered.
+        NotAnswered: a decision asked for is not on the log or not answered.
     """
     recorded, answers, events_by_kind = await _read(log, organisation_id)
     requests = [request for request in recorded if request.event.decision_id in answers]
@@ -69,7 +73,7 @@ async def replay(
         known = {request.event.decision_id for request in requests}
         for decision_id in decision_ids:
             if decision_id not in known:
-                raise KeyError(decision_id)
+                raise NotAnswered(f"decision {decision_id!r} is not on the log or not answered yet")
         requests = [one for one in requests if one.event.decision_id in set(decision_ids)]
     scorers = Scorers(artifacts)
     found: list[Replayed] = []

@@ -45,7 +45,7 @@ class Positions:
     def __init__(self, log: Log, url: str) -> None:
         self._log = log
         self._bell = Bell(url, CHANNEL, poll_s=0.5)
-        self._moved = asyncio.Condition()
+        self._moved = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Positions:
@@ -78,11 +78,11 @@ class Positions:
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
-                    async with self._moved:
-                        reached = await self._reached(tables)
-                        if reached >= position:
-                            return
-                        await self._moved.wait()
+                    moved = self._moved  # taken before the look, so that no move is missed
+                    reached = await self._reached(tables)
+                    if reached >= position:
+                        return
+                    await moved.wait()
         except TimeoutError:
             raise ReadModelBehind(position, reached) from None
 
@@ -95,5 +95,5 @@ class Positions:
     async def _follow(self) -> None:
         while True:
             await self._bell.wait()
-            async with self._moved:
-                self._moved.notify_all()
+            moved, self._moved = self._moved, asyncio.Event()
+            moved.set()

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from domain.models import DeployModel
-from ml.replay import Replayed, replay
+from ml.replay import NotAnswered, Replayed, replay
 from tests.world import (
     NOW,
     ORGANISATION,
@@ -88,7 +88,7 @@ def test_one_alone_is_the_same_as_in_a_batch(decided: str) -> None:
 
 
 def test_a_decision_that_is_not_there_is_named(decided: str) -> None:
-    with pytest.raises(KeyError, match="d-404"):
+    with pytest.raises(NotAnswered, match="d-404"):
         replayed(decided, ["d-404"])
 
 

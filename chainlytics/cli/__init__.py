@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
@@ -55,6 +56,8 @@ app.add_typer(decisions.app, name="decisions")
 
 def main() -> None:
     """Run the command line; every expected error is one clear sentence and exit code 1."""
+    # A polite kill ends as Ctrl-C does: what was opened is closed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except (

@@ -25,7 +25,7 @@ from chainlytics.cli.console import (
 from chainlytics.cli.models import Actor, context
 from chainlytics.settings import Settings
 from domain.decisions import RequestDecision
-from ml.replay import Replayed, replay
+from ml.replay import NotAnswered, Replayed, replay
 from readmodels.database import ReadModels
 from readmodels.decisions import DecisionDetail, DecisionSummary, get_decision
 from readmodels.decisions import list_decisions as list_page
@@ -108,8 +108,8 @@ def replay_decisions(
 
     try:
         found = run(work, organisation)
-    except KeyError as error:
-        raise CliError(f"decision {error} is not on the log, or not answered yet") from error
+    except NotAnswered as error:
+        raise CliError(str(error)) from error
     if json:
         emit(found)
     else:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
-from threading import Event, Thread
+from threading import Thread
 from typing import Annotated
 
 import structlog
@@ -153,6 +153,9 @@ class _Server(uvicorn.Server):
         """Stop: end streams, finish requests, close."""
         self._app.state.stopping.set()
         await super().shutdown(sockets)
+        # uvicorn would raise the signal again and end the process here and now; workers and the
+        # database are still to be stopped.
+        self._captured_signals.clear()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -173,7 +176,6 @@ def _listen(host: str, port: int) -> socket.socket:
 def _workers_in_thread(url: str) -> Iterator[None]:
     """Read models and decisions on an event loop of their own: a long batch holds up no request."""
     loop = asyncio.new_event_loop()
-    ready = Event()
 
     async def work() -> None:
         while True:
@@ -183,21 +185,21 @@ def _workers_in_thread(url: str) -> Iterator[None]:
                 _log.error("workers start again", error=str(error))
                 await asyncio.sleep(2)
 
+    task = loop.create_task(work())
+
     def body() -> None:
         asyncio.set_event_loop(loop)
-        task = loop.create_task(work())
-        loop.call_soon(ready.set)
         with contextlib.suppress(asyncio.CancelledError):
             loop.run_until_complete(task)
         loop.close()
 
     thread = Thread(target=body, name="workers", daemon=True)
     thread.start()
-    ready.wait()
     try:
         yield
     finally:
-        loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+        # This one task only: the others close their connections as it unwinds.
+        loop.call_soon_threadsafe(task.cancel)
         thread.join(timeout=20)
 
 

@@ -6,7 +6,7 @@ import getpass
 import os
 import secrets
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import Field
@@ -37,8 +37,8 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     organisation: str = "demo"
     #: Signs the development issuer's tokens; made and kept in ``home`` where it is not set.
-    token_secret: str | None = None
-    log_level: str = "INFO"
+    token_secret: Annotated[str | None, Field(min_length=32)] = None
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     pool_size: Annotated[int, Field(ge=1, le=500)] = 10
 
     @property

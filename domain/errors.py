@@ -16,12 +16,12 @@ class Refused(Exception):
     def __init__(self, code: str, **context: Any) -> None:
         self.code = code
         self.context = {name: _plain(value) for name, value in context.items()}
-        super().__init__(f"{code}: {self.detail}")
+        super().__init__(f"{self.detail} [{code}]")
 
     @property
     def detail(self) -> str:
         """The rule in words, followed by the values it looked at."""
-        words = self.code.rpartition(".")[2].replace("_", " ")
+        words = self.code.replace(".", " ").replace("_", " ")
         values = ", ".join(f"{name}={value}" for name, value in self.context.items())
         return f"{words} ({values})" if values else words
 

@@ -30,7 +30,7 @@ from psycopg.sql import SQL, Identifier
 
 from eventstore.schema import create_tables
 
-ORGANISATION_VARIABLE = "CHAINLYTICS_ORGANISATION"
+ORGANISATION_VARIABLE = "CHAINLYTICS_ORGANISATION_ID"
 ACTOR = "eventsourcing"
 _TABLE = "events"  # its name is also the channel's
 

@@ -63,14 +63,14 @@ FEATURES = (
     Feature(
         "slack_days",
         _PROMISED / _DAY - _HANDLING - _TRANSIT,
-        "usual handling and transit leave {value:.1f} days of slack, which is little",
+        "usual handling and transit leave {value:.1f} days of slack",
         "usual handling and transit leave {value:.1f} days of slack",
     ),
     Feature(
         "site_backlog",
         _BACKLOG,
         "{value:.0f} orders wait at site {site_id}",
-        "only {value:.0f} orders wait at site {site_id}",
+        "{value:.0f} orders wait at site {site_id}",
     ),
     Feature(
         "site_handling_days",
@@ -176,7 +176,7 @@ CONSTRAINTS = (
     Constraint(
         "service_level.too_heavy",
         col("order__weight_g") > col("max_weight_g"),
-        "{service_level} carries at most {max_weight_g} g, the order weighs {order__weight_g} g",
+        "{service_level} carries {max_weight_g} g at most, too little for {order__weight_g} g",
     ),
 )
 

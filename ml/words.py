@@ -62,11 +62,14 @@ def runner_up(kind: Kind, chosen: Row, other: Row) -> str:
         why = "; ".join(constraint.sentence.format(**other) for constraint in broken)
         return f"{name} was next, but was ruled out: {why}"
     cost = (other["cost_minor"] - chosen["cost_minor"]) / 100
-    risk = (other["probability"] - chosen["probability"]) * 100
+    # As the shares are shown, so that a reader's own subtraction agrees.
+    risk = round(other["probability"] * 100, 1) - round(chosen["probability"] * 100, 1)
     carbon = (other["carbon_g"] - chosen["carbon_g"]) / 1000
     parts = [
         f"{abs(cost):.2f} {'dearer' if cost > 0 else 'cheaper'}" if cost else "",
-        f"{abs(risk):.1f} points {'more' if risk > 0 else 'less'} likely to be late",
+        f"{abs(risk):.1f} points {'more' if risk > 0 else 'less'} likely to be late"
+        if abs(risk) > 0.05
+        else "as likely to be late",
         f"{abs(carbon):.1f} kg {'more' if carbon > 0 else 'less'} carbon" if carbon else "",
     ]
     worse = other["objective"] - chosen["objective"]

@@ -128,11 +128,10 @@ def test_projections_models_and_database(terminal: Terminal, demo: str) -> None:
         ("decisions replay NO-SUCH", "is not on the log"),
         ("decisions replay", "name one decision, or say --all"),
         ("decisions request NO-SUCH", "unknown"),
-        ("projections rebuild nothing", "projection 'nothing' is not known"),
+        ("projections rebuild nothing", "projection 'nothing' is not known; there are order_summary"),
         ("import nowhere .", "neither a shipped one (olist) nor a file"),
         ("import olist .", "orders.csv"),
-        ("models approve " + "0" * 64, "unknown"),
-        ("models approve xyz", "model_hash"),
+        ("models approve xyz", "model 'xyz': 0 models of organisation 'demo'"),
         ("models train --organisation nobody", "no order"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import psycopg
 import typer
+from pydantic import ValidationError
 
 from chainlytics import __version__
 from chainlytics.cli import data, database, decisions, demo, models, projections, server
@@ -68,9 +69,13 @@ def main() -> None:
         TooMuchContention,
         LogUnavailable,
         EmbeddedPostgresError,
-        ValueError,
     ) as error:
         complain(str(error))
+    except ValidationError as error:
+        told = (
+            f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()
+        )
+        complain("; ".join(told))
     except psycopg.OperationalError as error:
         complain(f"the database cannot be reached: {str(error).strip()}")
     except KeyboardInterrupt:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from datetime import datetime
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -31,6 +33,7 @@ from chainlytics.application import Application, application, database
 from chainlytics.settings import Settings
 
 T = TypeVar("T")
+_HASH = re.compile(r"^[0-9a-f]{64}$")
 
 console = Console(highlight=False)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -87,8 +90,9 @@ def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], Non
         TimeRemainingColumn(),
         console=console,
     ) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        # Unseen until there is something to show: an early error leaves no empty bar behind.
+        task = progress.add_task(title, total=None, visible=False)
+        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -109,7 +113,14 @@ def rows(title: str, found: Sequence[BaseModel], json: bool, columns: Sequence[s
         console.print(f"{title}: none yet")
     else:
         names = columns or list(type(found[0]).model_fields)
-        table(title, names, [[getattr(row, name) for name in names] for row in found])
+        table(title, names, [[_short(getattr(row, name)) for name in names] for row in found])
+
+
+def _short(value: object) -> object:
+    """A moment to the second, a long hash by its start: as much as a person compares."""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return value[:12] if isinstance(value, str) and _HASH.match(value) else value
 
 
 def emit(value: Any) -> None:

@@ -75,5 +75,7 @@ def import_data(
         f"{progress.repeated:,} known before, {progress.rejected:,} rejected; "
         f"{report.seconds:.1f} s, {report.per_second:,.0f} commands/s"
     )
-    if report.reject_lines:
+    if not report.reject_lines:
+        report.rejects.unlink(missing_ok=True)
+    else:
         console.print(f"what was rejected and why: {report.rejects}")

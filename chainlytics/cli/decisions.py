@@ -37,7 +37,9 @@ app = typer.Typer(no_args_is_help=True, help="Decisions: request, list, show, re
 @app.command()
 def request(
     order_id: str,
-    decision_id: Annotated[str | None, typer.Option("--id", help="Made up if left out.")] = None,
+    decision_id: Annotated[
+        str | None, typer.Option("--id", help="The decision's id; made up if left out.")
+    ] = None,
     organisation: Organisation = None,
     actor: Actor = None,
     json: Json = False,
@@ -155,6 +157,9 @@ def _show(detail: DecisionDetail, json: bool) -> None:
         emit(detail)
     elif detail.failed is not None:
         console.print(f"decision {detail.decision_id} failed: {detail.failed['detail']}")
+        if detail.failed["code"] == "decision.no_model":
+            console.print("train, approve and deploy one: chainlytics models --help")
+        raise typer.Exit(1)
     elif detail.made is None or detail.explained is None:
         console.print(f"decision {detail.decision_id} is requested, not made yet")
     else:
@@ -177,11 +182,11 @@ def show_decision(made: dict[str, Any], explained: dict[str, Any]) -> None:
                 f"{candidate['cost_minor'] / 100:.2f}",
                 f"{candidate['carbon_g'] / 1000:.1f} kg",
                 f"{candidate['objective'] / 100:.2f}",
-                ", ".join(candidate["rejected"]),
+                "\n".join(candidate["rejected"]),
             )
         )
     more = len(ranked) - len(rows)
-    title = f"Candidates ({more} more)" if more > 0 else "Candidates"
+    title = f"Candidates, the best {len(rows)} of {len(ranked)}" if more > 0 else "Candidates"
     table(title, ("", "option", "late", "cost", "carbon", "objective", "ruled out by"), rows)
     console.print("\n[bold]Why this one is as risky as it is[/]")
     widest = max((abs(one["contribution"] or 0.0) for one in explained["reasons"]), default=1.0)

@@ -273,6 +273,8 @@ def _server(settings: Settings, port: int) -> Iterator[subprocess.Popen[bytes]]:
     environment = os.environ | {"CHAINLYTICS_ORGANISATION": settings.organisation}
     log = settings.home / "demo-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    log.touch(mode=0o600)
+    log.chmod(0o600)  # the server prints a token
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "chainlytics", "serve", "--port", str(port)],

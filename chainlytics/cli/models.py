@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -64,13 +65,18 @@ async def train_and_register(
 def show_training(trained: Trained) -> None:
     """Print how well a model does beside its baseline."""
     model = trained.registration
+    better = {"auc": "higher is better", "log_loss": "lower is better", "brier": "lower is better"}
     rows = [
-        (name, *(getattr(metrics, name) for metrics in (model.metrics, model.baseline)))
+        (
+            name,
+            better.get(name),
+            *(getattr(metrics, name) for metrics in (model.metrics, model.baseline)),
+        )
         for name in Metrics.model_fields
     ]
     table(
         f"Model {model.model_hash[:12]} on the orders after {model.training.split_at:%Y-%m-%d}",
-        ("", "model", "baseline (late share of the lane)"),
+        ("", "", "model", "baseline (late share of the lane)"),
         rows,
     )
     if model.metrics.log_loss >= model.baseline.log_loss:
@@ -95,12 +101,11 @@ def train_model(organisation: Organisation = None, actor: Actor = None, json: Js
         emit(trained)
         return
     show_training(trained)
-    model_hash = trained.registration.model_hash
-    console.print(
-        "registered; somebody else approves it, then it can be deployed:\n"
-        f"  chainlytics models approve {model_hash} --actor NAME\n"
-        f"  chainlytics models deploy {model_hash}"
-    )
+    rest = f" --organisation {organisation}" if organisation else ""
+    name = trained.registration.model_hash[:12]
+    console.print("registered; somebody else approves it, then it can be deployed:")
+    typer.echo(f"  chainlytics models approve {name} --actor NAME{rest}")
+    typer.echo(f"  chainlytics models deploy {name}{rest}")
 
 
 @app.command()
@@ -108,8 +113,14 @@ def approve(
     model_hash: str, organisation: Organisation = None, actor: Actor = None, json: Json = False
 ) -> None:
     """Approve a model that somebody else registered."""
-    command = ApproveModel(model_hash=model_hash, approved_at=datetime.now(UTC))
-    _send(command, organisation, actor, json)
+    now = datetime.now(UTC)
+    _send(
+        lambda full: ApproveModel(model_hash=full, approved_at=now),
+        model_hash,
+        organisation,
+        actor,
+        json,
+    )
 
 
 @app.command()
@@ -117,8 +128,14 @@ def deploy(
     model_hash: str, organisation: Organisation = None, actor: Actor = None, json: Json = False
 ) -> None:
     """Make an approved model the champion of its kind."""
-    command = DeployModel(model_hash=model_hash, deployed_at=datetime.now(UTC))
-    _send(command, organisation, actor, json)
+    now = datetime.now(UTC)
+    _send(
+        lambda full: DeployModel(model_hash=full, deployed_at=now),
+        model_hash,
+        organisation,
+        actor,
+        json,
+    )
 
 
 @app.command("list")
@@ -135,14 +152,34 @@ def list_models(organisation: Organisation = None, json: Json = False) -> None:
     rows("Models", run(work, organisation), json, columns)
 
 
-def _send(command: Command, organisation: str | None, actor: str | None, json: bool) -> None:
+def _send(
+    command: Callable[[str], Command],
+    model_hash: str,
+    organisation: str | None,
+    actor: str | None,
+    json: bool,
+) -> None:
     async def work(app: Application, settings: Settings) -> Receipt:
-        return await app.bus.execute(command, context(settings, actor))
+        full = await _full_hash(app, settings, model_hash)
+        return await app.bus.execute(command(full), context(settings, actor))
 
     receipt = run(work, organisation)
     if json:
         emit(receipt)
     else:
-        console.print(
-            f"{receipt.stream} is at version {receipt.version}, position {receipt.position}"
+        name = receipt.stream.partition("/")[2][:12]
+        console.print(f"done: model {name} at log position {receipt.position}")
+
+
+async def _full_hash(app: Application, settings: Settings, start: str) -> str:
+    """The only model whose hash starts so."""
+    await app.projector.prepare()
+    await app.projector.catch_up()
+    page = await list_page(ReadModels(app.log, settings.organisation_id), limit=MAX_LIMIT)
+    found = [model.model_hash for model in page.items if model.model_hash.startswith(start)]
+    if len(found) != 1:
+        raise CliError(
+            f"model {start!r}: {len(found)} models of organisation {settings.organisation!r} "
+            "have a hash that starts so (chainlytics models list)"
         )
+    return found[0]

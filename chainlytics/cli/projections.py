@@ -34,7 +34,8 @@ def list_projections(json: Json = False) -> None:
         await app.projector.prepare()
         return await Positions(app.log, app.url).states()
 
-    rows("Projections", run(work), json)
+    columns = ("name", "position", "behind", "updated_at", "error")
+    rows("Projections", run(work), json, columns)
 
 
 @app.command()
@@ -47,11 +48,8 @@ def rebuild(
     chosen = list(TABLES) if all_of_them else names or []
     unknown = [name for name in chosen if name not in TABLES]
     if unknown or not chosen:
-        raise CliError(
-            f"projection {unknown[0]!r} is not known: "
-            if unknown
-            else "name a projection: " + ", ".join(TABLES)
-        )
+        what = f"projection {unknown[0]!r} is not known" if unknown else "no projection is named"
+        raise CliError(f"{what}; there are {', '.join(TABLES)}")
 
     async def work(app: Application, _: Settings) -> list[Rebuilt]:
         await app.projector.prepare()

@@ -43,16 +43,23 @@ def add_to(app: typer.Typer) -> None:
 def serve(host: Host = None, port: Port = None) -> None:
     """Run it all: database, API, read models and decisions. Ctrl-C stops it; nothing is lost."""
     settings = _settings(host, port)
-    with database(settings) as url, _workers_in_thread(url):
+    with (
+        contextlib.closing(_listen(settings.host, settings.port)) as listener,
+        database(settings) as url,
+        _workers_in_thread(url),
+    ):
         _welcome(settings)
-        _serve_api(settings, url)
+        _serve_api(settings, url, listener)
 
 
 def api(host: Host = None, port: Port = None) -> None:
     """Run the API alone."""
     settings = _settings(host, port)
-    with database(settings) as url:
-        _serve_api(settings, url)
+    with (
+        contextlib.closing(_listen(settings.host, settings.port)) as listener,
+        database(settings) as url,
+    ):
+        _serve_api(settings, url, listener)
 
 
 def projector() -> None:
@@ -128,8 +135,7 @@ def _welcome(settings: Settings) -> None:
     typer.echo(bearer)
 
 
-def _serve_api(settings: Settings, url: str) -> None:
-    listener = _listen(settings.host, settings.port)
+def _serve_api(settings: Settings, url: str, listener: socket.socket) -> None:
     app = build_api(settings, url)
     config = uvicorn.Config(
         app,
@@ -138,8 +144,7 @@ def _serve_api(settings: Settings, url: str) -> None:
         timeout_graceful_shutdown=5,
         server_header=False,
     )
-    with contextlib.closing(listener):
-        _Server(config, app).run(sockets=[listener])
+    _Server(config, app).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):

@@ -128,7 +128,7 @@ def test_projections_models_and_database(terminal: Terminal, demo: str) -> None:
         ("decisions replay NO-SUCH", "is not on the log"),
         ("decisions replay", "name one decision, or say --all"),
         ("decisions request NO-SUCH", "unknown"),
-        ("projections rebuild nothing", "projection 'nothing' is not known; there are order_summary"),
+        ("projections rebuild nothing", "'nothing' is not known; there are order_summary"),
         ("import nowhere .", "neither a shipped one (olist) nor a file"),
         ("import olist .", "orders.csv"),
         ("models approve xyz", "model 'xyz': 0 models of organisation 'demo'"),

@@ -91,9 +91,10 @@ async def get_decision(
     return found
 
 
-@router.get("/{decision_id}/explanation", summary="Read why", responses=documented(404, 409))
+@router.get("/{decision_id}/explanation", summary="Read why", responses=documented(404))
 async def get_explanation(
     decision_id: Annotated[Id, Path()],
+    response: Response,
     read: Annotated[ReadModels, reading("decisions.explanation", "decision_detail")],
 ) -> Explanation:
     """Reasons in words and numbers, what was ruled out, and what the runner-up lacked."""
@@ -101,6 +102,7 @@ async def get_explanation(
     made, explained = found.made, found.explained
     if made is None or explained is None:
         raise NotFound("explanation of decision", decision_id)
+    tagged(response, found.last_position)
     return Explanation(
         decision_id=decision_id,
         summary=explained["summary"],

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+import psycopg
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -111,6 +112,8 @@ def install(app: FastAPI) -> None:
     app.exception_handler(Refused)(_refused)
     app.exception_handler(RequestValidationError)(_invalid_request)
     app.exception_handler(HTTPException)(_http)
+    app.exception_handler(psycopg.OperationalError)(_cut_off)
+    app.exception_handler(psycopg.InterfaceError)(_cut_off)
     for kind, status, code, headers in _PLAIN:
         app.exception_handler(kind)(_plain(status, code, headers))
 
@@ -176,6 +179,13 @@ def http_problem(request: Request, error: HTTPException) -> JSONResponse:
     phrase = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     code = "body-too-large" if error.status_code == 413 else phrase
     return problem(request, error.status_code, code, str(error.detail), headers=error.headers)
+
+
+async def _cut_off(request: Request, error: Exception) -> JSONResponse:
+    # A pooled connection learns only from its next query that the server has ended it.
+    _log.warning("database connection lost", path=request.url.path, error=str(error).strip())
+    detail = "the connection to the database was lost"
+    return problem(request, 503, "log-unavailable", detail, headers=_RETRY)
 
 
 def unexpected(request: Request, error: Exception) -> JSONResponse:

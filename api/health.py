@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import psycopg
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
@@ -9,6 +12,8 @@ from api.dependencies import Parts
 from eventstore import LogUnavailable
 
 router = APIRouter(tags=["health"])
+#: Who asks for health does not wait as long as a query does, in seconds.
+_PATIENCE_S = 2.0
 
 
 class Health(BaseModel):
@@ -24,8 +29,9 @@ class Health(BaseModel):
 async def health(deps: Parts, response: Response) -> Health:
     """Needs no token. 503 where the database is away or a read model stands still with an error."""
     try:
-        states = await deps.positions.states()
-    except (LogUnavailable, OSError):
+        async with asyncio.timeout(_PATIENCE_S):
+            states = await deps.positions.states()
+    except (LogUnavailable, TimeoutError, psycopg.OperationalError, psycopg.InterfaceError):
         found = Health(status="unavailable", database="away", projections="unknown")
     else:
         stopped = [state for state in states if state.error is not None]

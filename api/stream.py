@@ -44,7 +44,7 @@ async def follow(
         if position is None:
             position = await deps.log.head()
         yield ServerSentEvent(comment=f"following from position {position}")
-        while not await request.is_disconnected():
+        while not (request.app.state.stopping.is_set() or await request.is_disconnected()):
             head = await deps.log.head()
             events = await deps.log.after_of(caller.organisation_id, position, _BATCH, to=head)
             for event in events:

@@ -194,8 +194,7 @@ class EmbeddedPostgres:
 
     def _initialise(self, data: Path, account: Account, password: str) -> None:
         """Run initdb in a folder beside, then rename: a folder `postgres` is always complete."""
-        for interrupted in data.parent.glob("postgres.new-*"):
-            shutil.rmtree(interrupted, ignore_errors=True)
+        _sweep(data.parent)
         staging = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=data.parent))
         cluster, password_file = staging / "data", staging / "password"
         password_file.write_text(password)
@@ -224,7 +223,7 @@ class EmbeddedPostgres:
                 f"initdb failed for {data}:\n{output.decode(errors='replace')[-2000:]}"
             )
         cluster.rename(data)
-        shutil.rmtree(staging)
+        _sweep(data.parent)
 
     def _ensure_database(self, url: str, data: Path) -> None:
         """Create the database if need be: the first start may have been killed before this."""
@@ -365,3 +364,15 @@ def _write_durably(file: Path, text: str) -> None:
         opened.flush()
         os.fsync(opened.fileno())
     staging.replace(file)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what interrupted starts left. The initdb of a killed one may write on for a moment
+    and put a file back into what is being removed."""
+    for _ in range(50):
+        left = list(folder.glob("postgres.new-*"))
+        if not left:
+            return
+        for interrupted in left:
+            shutil.rmtree(interrupted, ignore_errors=True)
+        time.sleep(0.1)

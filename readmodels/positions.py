@@ -8,7 +8,7 @@ from datetime import datetime
 
 from psycopg.rows import class_row
 
-from eventstore import Log
+from eventstore import Log, LogUnavailable
 from eventstore.subscription import Bell
 from projections.store import CHANNEL
 from readmodels.database import Row
@@ -73,8 +73,9 @@ class Positions:
 
         Raises:
             ReadModelBehind: they had not within ``timeout_s`` seconds.
+            LogUnavailable: the database did not say in that time how far they are.
         """
-        reached = 0
+        reached: int | None = None
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
@@ -84,6 +85,8 @@ class Positions:
                         return
                     await moved.wait()
         except TimeoutError:
+            if reached is None:
+                raise LogUnavailable("the database gave no connection in time") from None
             raise ReadModelBehind(position, reached) from None
 
     async def _reached(self, tables: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ from api.tokens import Identity, InvalidToken, Issuer
 from commands import Bus
 from domain.access import Role
 from eventstore import Log
+from eventstore.subscription import Bell
 from ml.replay import Replayed
 from readmodels.access import QUERIES
 from readmodels.database import ReadModels
@@ -29,9 +30,9 @@ class Dependencies:
 
     bus: Bus
     log: Log
-    url: str
     issuer: Issuer
     positions: Positions
+    news: Bell
     replay: Callable[[UUID, str], Awaitable[list[Replayed]]]
 
 

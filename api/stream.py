@@ -39,26 +39,26 @@ async def follow(
     """Every event of the organisation, in log order. The id is the log position: a client that
     comes back with `Last-Event-ID` goes on where it was. A slow client is read for only as fast as
     it takes: nothing is kept for it in memory."""
-    async with Bell(deps.url) as bell:
-        position = last_event_id if last_event_id is not None else after
-        if position is None:
-            position = await deps.log.head()
-        yield ServerSentEvent(comment=f"following from position {position}")
-        while not (request.app.state.stopping.is_set() or await request.is_disconnected()):
-            head = await deps.log.head()
-            events = await deps.log.after_of(caller.organisation_id, position, _BATCH, to=head)
-            for event in events:
-                yield _message(event)
-            # Positions of other organisations are passed over, not read again and again.
-            position = events[-1].position if len(events) == _BATCH else max(position, head)
-            if len(events) < _BATCH and await _stops(bell, request):
-                return
+    position = last_event_id if last_event_id is not None else after
+    if position is None:
+        position = await deps.log.head()
+    yield ServerSentEvent(comment=f"following from position {position}")
+    while not (request.app.state.stopping.is_set() or await request.is_disconnected()):
+        mark = deps.news.mark()
+        head = await deps.log.head()
+        events = await deps.log.after_of(caller.organisation_id, position, _BATCH, to=head)
+        for event in events:
+            yield _message(event)
+        # Positions of other organisations are passed over, not read again and again.
+        position = events[-1].position if len(events) == _BATCH else max(position, head)
+        if len(events) < _BATCH and await _stops(deps.news, mark, request):
+            return
 
 
-async def _stops(bell: Bell, request: Request) -> bool:
+async def _stops(news: Bell, mark: asyncio.Event, request: Request) -> bool:
     """Wait for news; whether the server stops instead."""
     stopping: asyncio.Event = request.app.state.stopping
-    waits = [asyncio.ensure_future(bell.wait()), asyncio.ensure_future(stopping.wait())]
+    waits = [asyncio.ensure_future(news.wait(mark)), asyncio.ensure_future(stopping.wait())]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:

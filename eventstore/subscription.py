@@ -19,7 +19,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Bell:
-    """Wakes its one listener when a channel was notified, and at least every ``poll_s``.
+    """Wakes who waits when a channel was notified, and at least every ``poll_s``.
+
+    One connection serves any number of waiters: each takes a ``mark`` before it reads, and waits
+    for what came after it. ``wait`` without a mark is for one waiter alone.
 
     LISTEN comes before the first read: an event committed between the two would otherwise be seen
     only with the next one. The poll is for a notification lost with its connection.
@@ -29,7 +32,8 @@ class Bell:
         self._url = url
         self._channel = channel
         self._poll_s = poll_s
-        self._rung = asyncio.Event()
+        self._next_ring = asyncio.Event()
+        self._own_mark = self._next_ring
         self._listening = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -48,14 +52,23 @@ class Bell:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def wait(self) -> None:
-        """Return when the channel was notified since the last call, or the poll is due."""
+    def mark(self) -> asyncio.Event:
+        """This moment, to be taken before a look at the log."""
+        return self._next_ring
+
+    async def wait(self, mark: asyncio.Event | None = None) -> None:
+        """Return when the channel was notified since ``mark`` (the last call, without one), or the
+        poll is due."""
         try:
             async with asyncio.timeout(self._poll_s):
-                await self._rung.wait()
+                await (mark or self._own_mark).wait()
         except TimeoutError:
             pass
-        self._rung.clear()
+        self._own_mark = self._next_ring
+
+    def _ring(self) -> None:
+        rung, self._next_ring = self._next_ring, asyncio.Event()
+        rung.set()
 
     async def _listen(self) -> None:
         while True:
@@ -65,9 +78,9 @@ class Bell:
                 ) as connection:
                     await connection.execute(f'LISTEN "{self._channel}"')
                     self._listening.set()
-                    self._rung.set()
+                    self._ring()
                     async for _ in connection.notifies():
-                        self._rung.set()
+                        self._ring()
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 _log.warning("listening again", channel=self._channel, error=str(error).strip())
                 self._listening.set()

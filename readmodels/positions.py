@@ -45,18 +45,12 @@ class Positions:
     def __init__(self, log: Log, url: str) -> None:
         self._log = log
         self._bell = Bell(url, CHANNEL, poll_s=0.5)
-        self._moved = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Positions:
         await self._bell.__aenter__()
-        self._task = asyncio.create_task(self._follow(), name="positions")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
         await self._bell.__aexit__(None, None, None)
 
     async def states(self) -> list[ProjectionState]:
@@ -79,11 +73,11 @@ class Positions:
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
-                    moved = self._moved  # taken before the look, so that no move is missed
+                    mark = self._bell.mark()  # before the look, so that no move is missed
                     reached = await self._reached(tables)
                     if reached >= position:
                         return
-                    await moved.wait()
+                    await self._bell.wait(mark)
         except TimeoutError:
             if reached is None:
                 raise LogUnavailable("the database gave no connection in time") from None
@@ -94,9 +88,3 @@ class Positions:
             row = await (await connection.execute(_REACHED, (list(tables),))).fetchone()
         assert row is not None
         return int(row[0]) if row[1] == len(tables) else 0
-
-    async def _follow(self) -> None:
-        while True:
-            await self._bell.wait()
-            moved, self._moved = self._moved, asyncio.Event()
-            moved.set()

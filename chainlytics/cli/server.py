@@ -26,6 +26,7 @@ from chainlytics.application import application, database, run_workers
 from chainlytics.cli.console import CliError, Organisation, console
 from chainlytics.settings import Settings, operator, organisation_id
 from domain.access import Role
+from eventstore.subscription import Bell
 from ml.replay import replay
 from readmodels.positions import Positions
 
@@ -100,14 +101,15 @@ def build_api(settings: Settings, url: str) -> FastAPI:
         async with (
             application(url, pool_size=settings.pool_size) as parts,
             Positions(parts.log, url) as positions,
+            Bell(url) as news,
         ):
             await parts.projector.prepare()
             yield Dependencies(
                 bus=parts.bus,
                 log=parts.log,
-                url=url,
                 issuer=Issuer(settings.issuer_secret()),
                 positions=positions,
+                news=news,
                 replay=lambda organisation, decision_id: replay(
                     parts.log, parts.artifacts, organisation, [decision_id]
                 ),

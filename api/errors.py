@@ -19,6 +19,7 @@ from api.tokens import InvalidToken
 from commands import Forbidden, TooMuchContention
 from domain.errors import Refused
 from eventstore import CommandReused, LogUnavailable
+from readmodels.database import ReadModelDiverged
 from readmodels.page import BadCursor
 from readmodels.positions import ReadModelBehind
 
@@ -129,6 +130,7 @@ _PLAIN: tuple[tuple[type[Exception], int, str, Mapping[str, str]], ...] = (
     (BadCursor, 422, "bad-cursor", {}),
     (LogUnavailable, 503, "log-unavailable", _RETRY),
     (ReadModelBehind, 503, "read-model-behind", _RETRY),
+    (ReadModelDiverged, 503, "read-model-diverged", {"Retry-After": "5"}),
 )
 
 

@@ -27,18 +27,21 @@ class Health(BaseModel):
 
 @router.get("/health", summary="Is it well?", responses={503: {"model": Health}})
 async def health(deps: Parts, response: Response) -> Health:
-    """Needs no token. 503 where the database is away or a read model stands still with an error."""
+    """Needs no token. 503 where the database is away, or a read model stands still with an error or
+    is rebuilt because a backup was restored."""
     try:
         async with asyncio.timeout(_PATIENCE_S):
             states = await deps.positions.states()
     except (LogUnavailable, TimeoutError, psycopg.OperationalError, psycopg.InterfaceError):
         found = Health(status="unavailable", database="away", projections="unknown")
     else:
-        stopped = [state for state in states if state.error is not None]
+        stopped = sum(state.error is not None for state in states)
+        diverged = sum(state.diverged for state in states)
+        wrong = [f"{stopped} stopped"] * (stopped > 0) + [f"{diverged} diverged"] * (diverged > 0)
         found = Health(
-            status="degraded" if stopped else "ok",
+            status="degraded" if wrong else "ok",
             database="ok",
-            projections=f"{len(stopped)} stopped" if stopped else "ok",
+            projections=", ".join(wrong) or "ok",
             behind=max((state.behind for state in states), default=0),
         )
     if found.status != "ok":

@@ -68,14 +68,14 @@ async def _stops(news: Bell, mark: asyncio.Event, request: Request) -> bool:
 
 
 def _message(event: StoredEvent) -> ServerSentEvent:
-    kind = catalogue.TYPES.get(event.topic)
-    name = kind.__name__ if kind is not None else event.topic
-    # The body goes out as it is stored: JSON already.
+    kind = catalogue.type_of(event.topic)
+    # What is stored under an older topic goes out by its present name and in its present form.
+    name, topic = (kind.__name__, catalogue.TOPICS[kind]) if kind else (event.topic, event.topic)
     head = {
         "position": event.position,
         "stream_id": str(event.stream_id),
         "version": event.version,
-        "topic": event.topic,
+        "topic": topic,
         "recorded_at": event.recorded_at.isoformat(),
         "actor": event.actor,
         "event_id": str(event.event_id),

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 from psycopg_pool import AsyncConnectionPool
 
@@ -15,9 +16,13 @@ from eventstore import Log, Writer, prepare_database
 from eventstore.artifacts import Artifacts
 from eventstore.embedded import EmbeddedPostgres
 from eventstore.log import Connection
+from eventstore.retention import keep_pruned
+from eventstore.streams import Streams
 from ml.decisions import DecisionConsumer
 from projections.catalogue import TABLES
 from projections.projector import Projector
+
+_PRUNE_EVERY = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +67,9 @@ async def application(url: str, *, pool_size: int = 10) -> AsyncIterator[Applica
     pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
         url, min_size=1, max_size=pool_size, open=False, timeout=15, kwargs={"autocommit": True}
     )
-    async with pool, Writer(url) as writer:
+    async with pool, Streams(url) as streams, Writer(url) as writer:
         log = Log(pool)
-        bus = Bus(log, writer, HANDLERS)
+        bus = Bus(log, streams, writer, HANDLERS)
         artifacts = Artifacts(log)
         yield Application(
             url=url,
@@ -77,8 +82,13 @@ async def application(url: str, *, pool_size: int = 10) -> AsyncIterator[Applica
         )
 
 
-async def run_workers(url: str, *, projector: bool, consumer: bool) -> None:
-    """Run read models and decisions behind the log until cancelled."""
+async def run_workers(
+    url: str, *, projector: bool, consumer: bool, remember: timedelta | None = None
+) -> None:
+    """Run read models and decisions behind the log until cancelled.
+
+    ``remember``: how long the ids of accepted commands are kept; None keeps them for ever.
+    """
     async with application(url, pool_size=4) as app, asyncio.TaskGroup() as group:
         if projector:
             await app.projector.prepare()
@@ -86,3 +96,5 @@ async def run_workers(url: str, *, projector: bool, consumer: bool) -> None:
         if consumer:
             await app.consumer.prepare()
             group.create_task(app.consumer.run(), name="decision consumer")
+        if remember is not None:
+            group.create_task(keep_pruned(url, remember, every=_PRUNE_EVERY), name="retention")

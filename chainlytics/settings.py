@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import secrets
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -38,6 +39,9 @@ class Settings(BaseSettings):
     organisation: str = "demo"
     #: Signs the development issuer's tokens; made and kept in ``home`` where it is not set.
     token_secret: Annotated[str | None, Field(min_length=32)] = None
+    #: Days that the ids of accepted commands are remembered; a retry after that is a new command.
+    #: 0 remembers them for ever.
+    command_retention_days: Annotated[int, Field(ge=0, le=36_500)] = 400
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     pool_size: Annotated[int, Field(ge=1, le=500)] = 10
 
@@ -45,6 +49,12 @@ class Settings(BaseSettings):
     def organisation_id(self) -> UUID:
         """The id of the organisation that the command line works for."""
         return organisation_id(self.organisation)
+
+    @property
+    def command_retention(self) -> timedelta | None:
+        """How long the ids of accepted commands are remembered; None: for ever."""
+        days = self.command_retention_days
+        return timedelta(days=days) if days else None
 
     def issuer_secret(self) -> str:
         """The development issuer's secret: from the settings, or a file only its owner reads."""

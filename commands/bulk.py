@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING
-from uuid import UUID, uuid5
+from typing import NamedTuple
+from uuid import UUID
 
-from commands.bus import Bus, Context, Forbidden, command_id
+from commands.batch import Batch, Line
+from commands.bus import Bus
+from commands.context import Context, Forbidden, Result, Sent, command_id, digest_of
 from domain.access import Role
 from domain.errors import Refused
 from domain.values import Command
 from eventstore import CommandReused
-
-if TYPE_CHECKING:
-    from commands.bus import Result
+from eventstore.ids import named_id
 
 CHUNK = 500
+_BREATH = 50  # commands
+_AT_ONCE = 2  # chunks: one commits, one is decided
 
 
-@dataclass(frozen=True, slots=True)
-class Keyed:
+class Keyed(NamedTuple):
     """A command under a key of its sender's own, so that sending it again changes nothing.
 
-    ``case`` names what it is about; commands of one case share their correlation id.
+    ``case`` names what it is about; commands of one case share their correlation id, one without
+    a case has its command id for it.
     ``origin``: where it came from, for a report; ``file:line`` where it was a file.
     """
 
@@ -46,12 +49,16 @@ class Sender:
 
     def context(self, keyed: Keyed) -> Context:
         """The context of one command: the same one whenever it is sent."""
+        id_ = command_id(self.organisation_id, f"{self.name}:{keyed.key}")
+        case = keyed.case
         return Context(
-            organisation_id=self.organisation_id,
-            actor=self.actor,
-            roles=self.roles,
-            command_id=command_id(self.organisation_id, f"{self.name}:{keyed.key}"),
-            correlation_id=uuid5(self.organisation_id, f"{self.name}:{keyed.case or keyed.key}"),
+            self.organisation_id,
+            self.actor,
+            self.roles,
+            id_,
+            named_id(self.organisation_id, f"{self.name}:{case}") if case else id_,
+            None,
+            digest_of(keyed.command),
         )
 
 
@@ -87,47 +94,65 @@ async def send_all(
 ) -> Progress:
     """Run commands in their order; a refused one does not hold up the rest.
 
-    ``commands`` is read in a worker thread, one chunk ahead of the one that commits. None in it
-    stands for a command that could not be made; it counts as rejected. The same chunk is stored
-    whole or not at all, so whoever was stopped runs it again from the start.
+    While one chunk commits the next one is made and decided. None in ``commands`` stands for a
+    command that could not be made; it counts as rejected. A chunk is stored whole or not at all;
+    whoever was stopped sends all again, and what is stored stays as it is.
 
     Raises:
-        LogUnavailable, TooMuchContention: of the chunk nothing was stored, or all.
+        LogUnavailable, TooMuchContention: of each chunk under way nothing was stored, or all.
     """
     source = iter(commands)
     progress = Progress(total)
-    ready = await asyncio.to_thread(_take, source, sender, chunk)
-    while ready:
-        # One after the other: commands of a later chunk build on those of an earlier one.
-        results, following = await asyncio.gather(
-            bus.execute_many([(keyed.command, context) for keyed, context in ready.sendable]),
-            asyncio.to_thread(_take, source, sender, chunk),
-        )
-        progress = _counted(progress, ready, results, on_refusal)
-        on_progress(progress)
-        ready = following
-    return progress
+    line = Line()
+    running: deque[tuple[_Chunk, asyncio.Task[list[Result]]]] = deque()
+    try:
+        while True:
+            ready = await _take(bus, source, sender, chunk)
+            if ready:
+                running.append((ready, asyncio.create_task(bus.run(ready.batch, line))))
+            if not running:
+                return progress
+            if len(running) == _AT_ONCE or not ready:
+                oldest, task = running.popleft()
+                progress = _counted(progress, oldest, await task, on_refusal)
+                on_progress(progress)
+    finally:
+        for _, task in running:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in running), return_exceptions=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
+class _Chunk(NamedTuple):
     size: int
-    sendable: Sequence[tuple[Keyed, Context]]
+    keyed: Sequence[Keyed]
+    batch: Batch
 
     def __bool__(self) -> bool:
         return self.size > 0
 
 
-def _take(source: Iterator[Keyed | None], sender: Sender, chunk: int) -> _Chunk:
-    taken = list(islice(source, chunk))
-    return _Chunk(len(taken), [(keyed, sender.context(keyed)) for keyed in taken if keyed])
+async def _take(bus: Bus, source: Iterator[Keyed | None], sender: Sender, chunk: int) -> _Chunk:
+    size = 0
+    sendable: list[Keyed] = []
+    sent: list[Sent] = []
+    for keyed in islice(source, chunk):
+        # Now and then the loop, so that what commits meanwhile is sent and answered. A thread
+        # instead would wait for Python's lock as long as it would hold it.
+        if not size % _BREATH:
+            await asyncio.sleep(0)
+        size += 1
+        if keyed is not None:
+            sendable.append(keyed)
+            sent.append((keyed.command, sender.context(keyed)))
+    await asyncio.sleep(0)
+    return _Chunk(size, sendable, bus.batch(sent))
 
 
 def _counted(
     progress: Progress, chunk: _Chunk, results: Sequence[Result], on_refusal: OnRefusal
 ) -> Progress:
     stored = repeated = 0
-    for (keyed, _), result in zip(chunk.sendable, results, strict=True):
+    for keyed, result in zip(chunk.keyed, results, strict=True):
         match result:
             case Refused():
                 on_refusal(keyed, result.code, result.detail)

@@ -3,93 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
-from uuid import UUID, uuid4, uuid5
-from weakref import WeakValueDictionary
+from types import MappingProxyType
+from typing import NamedTuple
 
-from commands.handler import Handler, stream_id
-from domain import catalogue
+from commands.batch import Batch, Line, Outcome, Plan, decide, doubles, plan, same_again
+from commands.context import (
+    Context,
+    Forbidden,
+    Result,
+    Sent,
+    TooMuchContention,
+    digest_of,
+    entry_of,
+)
+from commands.handler import Handler, Stream
+from commands.states import Known, States
+from commands.turns import Turns
 from domain.access import Role
-from domain.decider import Decider
+from domain.catalogue import CATALOGUE, Catalogue
 from domain.errors import Refused
-from domain.values import Command, Event
+from domain.values import Command
 from eventstore import (
     CommandReused,
     Entry,
     Log,
-    NewEvent,
+    PredecessorFailed,
     Receipt,
     RepeatedCommands,
     Unit,
     VersionConflict,
     Writer,
 )
+from eventstore.group import Answer
+from eventstore.streams import Streams
 
 MAX_ATTEMPTS = 8
+_DECIDE_AGAIN = (VersionConflict, RepeatedCommands, CommandReused, PredecessorFailed)
+_NOTHING: Mapping[int, Known] = MappingProxyType({})
 
 
-class Forbidden(Exception):
-    """The sender's roles do not allow the command."""
+class _HandedIn(NamedTuple):
+    """A batch on its way into the log: entries, what it changes, and where its answer will be."""
 
-    def __init__(self, command: str, roles: Collection[Role], needed: Collection[Role]) -> None:
-        self.command, self.roles, self.needed = command, roles, needed
-        have = ", ".join(sorted(roles)) or "no role"
-        super().__init__(f"{command} needs one of {', '.join(sorted(needed))}; you have {have}")
-
-
-class TooMuchContention(Exception):
-    """Others kept changing the stream for as long as we tried."""
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """Who sends a command and what led to it.
-
-    ``command_id`` makes a retry safe: the same id is answered with the first result.
-    ``digest`` replaces the command's own digest where the sender's words are known better
-    (HTTP: the body as it was sent, before the server put its time into it).
-    """
-
-    organisation_id: UUID
-    actor: str
-    roles: frozenset[Role]
-    command_id: UUID = field(default_factory=uuid4)
-    correlation_id: UUID = field(default_factory=uuid4)
-    causation_id: UUID | None = None
-    digest: bytes | None = None
-
-
-#: What became of one command of many.
-Result = Receipt | Refused | CommandReused | Forbidden
-
-
-def command_id(organisation_id: UUID, key: str) -> UUID:
-    """The id of a command that is known by a key of the sender's own."""
-    return uuid5(organisation_id, f"command:{key}")
-
-
-def digest_of(command: Command) -> bytes:
-    """SHA-256 over the command's name and JSON."""
-    name = type(command).__name__.encode()
-    return hashlib.sha256(name + b"\0" + command.__pydantic_serializer__.to_json(command)).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    version: int
-    state: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Planned:
-    handler: Handler
-    stream: str
-    own: UUID
-    all: Sequence[tuple[UUID, Decider[Any]]]
+    entries: Mapping[int, Entry]
+    changed: Sequence[tuple[Stream, Known, Known]]
+    answer: Answer | None
 
 
 class Bus:
@@ -99,26 +58,33 @@ class Bus:
     checks every version, and a refusal is only believed on the newest state.
 
     Args:
-        log: reads streams.
+        log: knows the answers to commands.
+        streams: loads streams.
         writer: appends.
         handlers: a handler for each command class.
         cache_size: states kept in memory.
+        snapshot_every: events of a stream between two snapshots of its state.
+        catalogue: the events that handlers make.
     """
 
     def __init__(
         self,
         log: Log,
+        streams: Streams,
         writer: Writer,
         handlers: Mapping[type[Command], Handler],
         *,
         cache_size: int = 100_000,
+        snapshot_every: int = 20,
+        catalogue: Catalogue = CATALOGUE,
     ) -> None:
         self._log = log
         self._writer = writer
         self._handlers = handlers
-        self._cache: OrderedDict[UUID, _Known] = OrderedDict()
-        self._cache_size = cache_size
-        self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
+        self._states = States(streams, catalogue, size=cache_size, every=snapshot_every)
+        self._encode = catalogue.encode
+        self._turns = Turns()
+        self._repeats = False  # whether the last batch held commands that the log knew
 
     async def execute(self, command: Command, context: Context) -> Receipt:
         """Run one command.
@@ -131,47 +97,49 @@ class Bus:
             LogUnavailable: the database did not answer; retry with the same command id.
         """
         handler = self._authorised(command, context)
-        stream = handler.stream(command)
-        own = stream_id(context.organisation_id, stream)
-        reads = {
-            stream_id(context.organisation_id, read.stream): read.decider
-            for read in handler.reads(command)
-        }
-        deciders = {own: handler.decider, **reads}
+        streams = handler.streams(context.organisation_id, command)
+        own = streams[0]
+        turns, key = self._turns, own.id.int
         # One command of this process at a time on a stream: fewer conflicts, and first come first
         # served. Other processes are met by the version check.
-        async with self._lock(own):
-            fresh = False
-            optimistic = handler.creates
+        if not turns.take(key):
+            await turns.wait(key)
+        try:
+            fresh, optimistic = False, handler.creates
+            conflict: VersionConflict | None = None
             for _ in range(MAX_ATTEMPTS):
-                known = await self._load(
-                    deciders, refresh=fresh, assume_new={own} if optimistic else set()
-                )
-                states = [known[stream].state for stream in deciders]
+                known = await self._known(streams, fresh, (0,) if optimistic else ())
+                states = [one.state for one in known]
                 try:
                     events = handler.decide(command, context.actor, *states)
-                except Refused as refusal:
+                except Refused:
                     first = await self._first_answer(command, context)
                     if first is not None:
                         return first
                     if fresh:
-                        raise refusal
+                        raise
                     fresh, optimistic = True, False
                     continue
-                entry = self._entry(command, context, stream, own, known[own].version, events)
-                expected = {stream: known[stream].version for stream in deciders}
+                before = known[0]
+                entry = entry_of(self._encode, command, context, own, before.version, events)
+                expected = {
+                    stream.id: one.version for stream, one in zip(streams, known, strict=True)
+                }
                 try:
-                    [receipt] = await self._writer.append(Unit([entry], expected))
-                except VersionConflict:
+                    [receipt] = await self._writer.append(Unit((entry,), expected))
+                except VersionConflict as error:
+                    conflict = self._lost(error)
                     fresh, optimistic = True, False
                     continue
                 if not receipt.repeated:
-                    state = handler.decider.fold(events, known[own].state)
-                    self._remember(own, _Known(entry.version, state))
+                    after = Known(entry.version, handler.decider.fold(events, before.state))
+                    self._states.remember(own.id, handler.decider, after, before.version)
                 return receipt
-        raise TooMuchContention(f"{stream} kept changing; gave up after {MAX_ATTEMPTS} attempts")
+            raise TooMuchContention(MAX_ATTEMPTS, conflict, streams)
+        finally:
+            turns.give(key)
 
-    async def execute_many(self, commands: Sequence[tuple[Command, Context]]) -> list[Result]:
+    async def execute_many(self, commands: Sequence[Sent]) -> list[Result]:
         """Run commands in their order, in one append; a result for each.
 
         A refused command does not hold up the others. Meant for imports: a few hundred at a time.
@@ -179,94 +147,128 @@ class Bus:
         Raises:
             TooMuchContention, LogUnavailable: as ``execute``; nothing of them was stored, or all.
         """
-        first: dict[UUID, int] = {}
-        again: dict[int, int] = {}
-        for number, (_, context) in enumerate(commands):
-            if first.setdefault(context.command_id, number) != number:
-                again[number] = first[context.command_id]
+        return await self.run(self.batch(commands))
+
+    def batch(self, commands: Sequence[Sent]) -> Batch:
+        """The commands made ready for ``run``, as far as that can be done while another runs."""
+        again = doubles(commands)
         results: dict[int, Result] = {}
-        optimistic, fresh = True, False
-        for _ in range(MAX_ATTEMPTS):
-            results = await self._answered(commands)
-            planned = self._planned(commands, results, again)
-            if not planned:
-                break
-            deciders = {stream: decider for one in planned.values() for stream, decider in one.all}
-            new = {one.own for one in planned.values() if one.handler.creates} if optimistic else ()
-            known = await self._load(deciders, refresh=fresh, assume_new=set(new))
-            overlay = dict(known)
-            entries: dict[int, Entry] = {}
-            for number, one in planned.items():
-                command, context = commands[number]
-                states = (overlay[stream].state for stream, _ in one.all)
-                try:
-                    events = one.handler.decide(command, context.actor, *states)
-                except Refused as refusal:
-                    results[number] = refusal
-                    continue
-                before = overlay[one.own]
-                entry = self._entry(command, context, one.stream, one.own, before.version, events)
-                state = one.handler.decider.fold(events, before.state)
-                overlay[one.own] = _Known(entry.version, state)
-                entries[number] = entry
-            if len(entries) < len(planned) and not fresh:
-                # A refusal counts only on the newest states.
-                optimistic, fresh = False, True
-                continue
-            if not entries:
-                break
-            touched = {stream for number in entries for stream, _ in planned[number].all}
-            expected = {stream: known[stream].version for stream in touched}
-            try:
-                receipts = await self._writer.append(Unit(list(entries.values()), expected))
-            except (VersionConflict, RepeatedCommands, CommandReused):
-                optimistic, fresh = False, True
-                continue
-            for stream in touched:
-                self._remember(stream, overlay[stream])
-            results |= zip(entries, receipts, strict=True)
-            break
-        else:
-            raise TooMuchContention(f"gave up after {MAX_ATTEMPTS} attempts")
-        for number, original in again.items():
-            results[number] = self._same_again(
-                commands[original], commands[number], results[original]
+        return Batch(commands, again, plan(commands, self._authorised, results, again), results)
+
+    async def run(self, batch: Batch, line: Line | None = None) -> list[Result]:
+        """As ``execute_many``, of commands that were made ready before. Batches of one ``line`` may
+        run at once: they are decided and stored in the order in which they were started."""
+        line = line or Line()
+        before, mine = line.last, asyncio.get_running_loop().create_future()
+        line.last = mine
+        try:
+            results = await self._run(batch, line, before, mine)
+        finally:
+            line.troubled.discard(mine)
+            mine.set_result(None)
+        for number, original in batch.again.items():
+            results[number] = same_again(
+                batch.sent[original], batch.sent[number], results[original]
             )
-        return [results[number] for number in range(len(commands))]
+        return [results[number] for number in range(len(batch.sent))]
 
-    def _planned(
+    async def _run(
         self,
-        commands: Sequence[tuple[Command, Context]],
-        results: dict[int, Result],
-        again: Collection[int],
-    ) -> dict[int, _Planned]:
-        """Streams and handler of each command that has no result yet; refusals go to results."""
-        planned: dict[int, _Planned] = {}
-        for number, (command, context) in enumerate(commands):
-            if number in results or number in again:
-                continue
+        batch: Batch,
+        line: Line,
+        before: asyncio.Future[None] | None,
+        mine: asyncio.Future[None],
+    ) -> dict[int, Result]:
+        # The append itself finds out what the log knows already; it is only asked first where the
+        # last batch was known, or when a rule refuses: the command may have been accepted before.
+        handed: _HandedIn | None = None
+        if not self._repeats and not line.troubled:
+            async with line.deciding:
+                results = dict(batch.results)
+                trial = await self._decided(batch.sent, batch.plan, results, line.ahead)
+                if not trial.refused and not line.troubled:
+                    handed = await self._hand_in(batch.plan, trial, line, line.handed)
+            if handed is not None:
+                try:
+                    return results | await self._stored(handed, line, mine)
+                except _DECIDE_AGAIN:
+                    pass
+        line.troubled.add(mine)  # who comes behind waits until this one is through
+        if before is not None:
+            await asyncio.wait([before])  # what it leaves is on the log then
+        conflict: VersionConflict | None = None
+        planned = batch.plan
+        for _ in range(MAX_ATTEMPTS):
+            results = await self._answered(batch.sent)
+            self._repeats = bool(results)
+            planned = plan(batch.sent, self._authorised, results, batch.again)
+            trial = await self._decided(batch.sent, planned, results, None)
             try:
-                handler = self._authorised(command, context)
-                stream = handler.stream(command)
-                reads = handler.reads(command)
-            except (Forbidden, Refused) as error:
-                results[number] = error
-                continue
-            organisation_id = context.organisation_id
-            own = stream_id(organisation_id, stream)
-            others = [(stream_id(organisation_id, read.stream), read.decider) for read in reads]
-            planned[number] = _Planned(handler, stream, own, [(own, handler.decider), *others])
-        return planned
+                handed = await self._hand_in(planned, trial, line, None)
+                return results | await self._stored(handed, line, mine)
+            except _DECIDE_AGAIN as error:
+                conflict = error if isinstance(error, VersionConflict) else conflict
+        raise TooMuchContention(MAX_ATTEMPTS, conflict, planned.streams)
 
-    @staticmethod
-    def _same_again(
-        first: tuple[Command, Context], second: tuple[Command, Context], result: Result
-    ) -> Result:
-        """The result of a command whose id stood in the same call before."""
-        one, two = (context.digest or digest_of(command) for command, context in (first, second))
-        if one != two:
-            return CommandReused(second[1].command_id)
-        return replace(result, repeated=True) if isinstance(result, Receipt) else result
+    async def _decided(
+        self,
+        sent: Sequence[Sent],
+        planned: Plan,
+        results: dict[int, Result],
+        ahead: Mapping[int, Known] | None,
+    ) -> Outcome:
+        """Run the rules, on what is in memory and ``ahead`` of it, or on the newest states."""
+        known = await self._known(planned.streams, ahead is None, planned.new, ahead or {})
+        return decide(sent, planned, known, results, self._encode)
+
+    async def _hand_in(
+        self, planned: Plan, trial: Outcome, line: Line, after: Answer | None
+    ) -> _HandedIn:
+        """Give the writer what was decided; who decides next sees the states that it leaves."""
+        entries, known, states, refused = trial
+        if not entries:
+            return _HandedIn(entries, (), None)
+        # A stream that only refused commands looked at need not hold still.
+        touched = (
+            {place for one in planned.commands if one.number in entries for place in one.places}
+            if refused
+            else range(len(planned.streams))
+        )
+        changed = [(planned.streams[place], known[place], states[place]) for place in touched]
+        unit = Unit(list(entries.values()), {stream.id: was.version for stream, was, _ in changed})
+        answer = line.handed = await self._writer.hand_in(unit, after=after)
+        line.ahead.update((stream.id.int, now) for stream, _, now in changed)
+        return _HandedIn(entries, changed, answer)
+
+    async def _stored(
+        self, handed: _HandedIn, line: Line, mine: asyncio.Future[None]
+    ) -> dict[int, Result]:
+        """A receipt for each command that was handed in, when it is stored."""
+        entries, changed, answer = handed
+        if answer is None:
+            return {}
+        try:
+            receipts = await answer
+            if receipts[0].repeated:  # a batch of one
+                raise RepeatedCommands({})
+            for stream, was, now in changed:
+                self._states.remember(stream.id, stream.decider, now, was.version)
+        except BaseException as error:
+            line.troubled.add(mine)  # before what was ahead is taken back: nobody decides between
+            if isinstance(error, VersionConflict):
+                self._lost(error)
+            raise
+        finally:
+            for stream, _, now in changed:
+                if line.ahead.get(stream.id.int) is now:
+                    del line.ahead[stream.id.int]
+        return dict(zip(entries, receipts, strict=True))
+
+    def _lost(self, conflict: VersionConflict) -> VersionConflict:
+        # A state ahead of the log (restored from a backup under a running process) is none.
+        if conflict.actual < conflict.expected:
+            self._states.forget(conflict.stream_id)
+        return conflict
 
     def _authorised(self, command: Command, context: Context) -> Handler:
         handler = self._handlers.get(type(command))
@@ -275,41 +277,31 @@ class Bus:
             raise Forbidden(type(command).__name__, context.roles, needed)
         return handler
 
-    def _lock(self, stream: UUID) -> asyncio.Lock:
-        lock = self._locks.get(stream)
-        if lock is None:
-            lock = self._locks[stream] = asyncio.Lock()
-        return lock
-
-    async def _load(
-        self, deciders: Mapping[UUID, Decider[Any]], *, refresh: bool, assume_new: set[UUID]
-    ) -> dict[UUID, _Known]:
-        """The state of each stream: from memory, and behind that from the log."""
-        known: dict[UUID, _Known] = {}
-        seen: dict[UUID, int] = {}
-        for stream, decider in deciders.items():
-            cached = self._cache.get(stream)
-            if cached is not None:
-                self._cache.move_to_end(stream)
-            known[stream] = cached or _Known(0, decider.initial)
-            if refresh or (cached is None and stream not in assume_new):
-                seen[stream] = known[stream].version
-        tails = await self._log.tails(seen) if seen else {}
-        for stream, stored in tails.items():
-            if stored:
-                events = (catalogue.decode(event.topic, event.state) for event in stored)
-                state = deciders[stream].fold(events, known[stream].state)
-                known[stream] = _Known(stored[-1].version, state)
-            self._remember(stream, known[stream])
+    async def _known(
+        self,
+        streams: Sequence[Stream],
+        fresh: bool,
+        new: Collection[int],
+        ahead: Mapping[int, Known] = _NOTHING,
+    ) -> list[Known]:
+        """The state of each stream: the newest where ``fresh``, otherwise from what is ``ahead`` or
+        in memory. One whose place is in ``new`` and that is in neither is taken not to exist."""
+        if fresh:
+            return await self._states.load(streams)
+        known: list[Known] = []
+        missing: list[int] = []
+        for place, (id_, _, decider) in enumerate(streams):
+            one = ahead.get(id_.int) or self._states.get(id_)
+            if one is None:
+                one = Known(0, decider.initial)
+                if place not in new:
+                    missing.append(place)
+            known.append(one)
+        if missing:
+            loaded = await self._states.load([streams[place] for place in missing])
+            for place, one in zip(missing, loaded, strict=True):
+                known[place] = one
         return known
-
-    def _remember(self, stream: UUID, known: _Known) -> None:
-        present = self._cache.get(stream)
-        if present is None or present.version <= known.version:
-            self._cache[stream] = known
-            self._cache.move_to_end(stream)
-        if len(self._cache) > self._cache_size:
-            self._cache.popitem(last=False)
 
     async def _first_answer(self, command: Command, context: Context) -> Receipt | None:
         """The stored answer, where a refused command is a retry of one that was accepted."""
@@ -318,7 +310,7 @@ class Bus:
             raise result
         return result if isinstance(result, Receipt) else None
 
-    async def _answered(self, commands: Sequence[tuple[Command, Context]]) -> dict[int, Result]:
+    async def _answered(self, commands: Sequence[Sent]) -> dict[int, Result]:
         """Those of the commands that the log has answered before, by their number."""
         answers = await self._log.answers([context.command_id for _, context in commands])
         results: dict[int, Result] = {}
@@ -329,33 +321,3 @@ class Bus:
                 same = digest == (context.digest or digest_of(command))
                 results[number] = receipt if same else CommandReused(context.command_id)
         return results
-
-    @staticmethod
-    def _entry(
-        command: Command,
-        context: Context,
-        stream: str,
-        own: UUID,
-        version: int,
-        events: Sequence[Event],
-    ) -> Entry:
-        return Entry(
-            command_id=context.command_id,
-            digest=context.digest or digest_of(command),
-            stream=stream,
-            version=version + len(events),
-            organisation_id=context.organisation_id,
-            actor=context.actor,
-            correlation_id=context.correlation_id,
-            causation_id=context.causation_id,
-            events=[
-                NewEvent(own, version + number, *catalogue.encode(event))
-                for number, event in enumerate(events, 1)
-            ],
-        )
-
-
-def derived(context: Context, cause: UUID, step: str) -> Context:
-    """The context of a command that follows from an event: its id comes from the event's, so
-    that answering the event twice is one command."""
-    return replace(context, command_id=uuid5(cause, step), causation_id=cause)

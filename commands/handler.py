@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-from uuid import UUID, uuid5
+from typing import Any, NamedTuple
+from uuid import UUID
 
 from domain.access import Role
 from domain.decider import Decider
 from domain.values import Command, Event
+from eventstore.ids import named_id
 
 
 def stream_id(organisation_id: UUID, stream: str) -> UUID:
     """The log's id of a stream such as ``orders/O-1``; two organisations never share one."""
-    return uuid5(organisation_id, stream)
+    return named_id(organisation_id, stream)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,14 @@ class Read:
     """A stream that a rule looks at without appending to it."""
 
     stream: str
+    decider: Decider[Any]
+
+
+class Stream(NamedTuple):
+    """A stream that a command is decided on."""
+
+    id: UUID
+    name: str
     decider: Decider[Any]
 
 
@@ -46,3 +55,17 @@ class Handler:
     decide: Callable[..., Sequence[Event]]
     reads: Callable[[Any], Sequence[Read]] = lambda _: ()
     creates: bool = False
+
+    def streams(self, organisation_id: UUID, command: Command) -> list[Stream]:
+        """The stream that the command appends to, then those that it reads, each once."""
+        name = self.stream(command)
+        found = [Stream(stream_id(organisation_id, name), name, self.decider)]
+        reads = self.reads(command)
+        if reads:
+            names = dict.fromkeys((name,))
+            for read in reads:
+                if read.stream not in names:
+                    names[read.stream] = None
+                    id_ = stream_id(organisation_id, read.stream)
+                    found.append(Stream(id_, read.stream, read.decider))
+        return found

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
+from typing import NamedTuple
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -15,8 +17,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 Connection = AsyncConnection[TupleRow]
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(NamedTuple):
     """An event about to be appended: stream, its version there, topic and stored bytes."""
 
     stream_id: UUID
@@ -25,8 +26,7 @@ class NewEvent:
     state: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One command's part of an append: who asked, what is remembered of it, and its events.
 
     ``digest`` tells a retry (same id, same digest) from a reused id. ``stream`` and ``version``
@@ -44,8 +44,7 @@ class Entry:
     events: Sequence[NewEvent]
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(NamedTuple):
     """Entries that are stored together or not at all, if every stream has its expected version.
 
     ``expected`` names streams that are appended to and streams that were only read;
@@ -53,11 +52,10 @@ class Unit:
     """
 
     entries: Sequence[Entry]
-    expected: Mapping[UUID, int] = field(default_factory=dict)
+    expected: Mapping[UUID, int] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """The answer to a stored command. ``position``: of its last event in the log."""
 
     stream: str
@@ -107,6 +105,10 @@ class RepeatedCommands(Exception):
         super().__init__(f"{len(receipts)} commands of the unit are in the log already")
 
 
+class PredecessorFailed(Exception):
+    """The unit was to be stored behind another one, which was not stored; nor was it."""
+
+
 class LogUnavailable(Exception):
     """The log did not answer in time. Whether it was stored is not known: retry by the same id."""
 
@@ -122,9 +124,9 @@ _AFTER = (
 _AFTER_OF = f"""SELECT {_COLUMNS} FROM events
     WHERE notification_id > %s AND notification_id <= %s AND organisation_id = %s
     ORDER BY notification_id LIMIT %s"""
-_TAILS = f"""SELECT {_COLUMNS} FROM unnest(%s::uuid[], %s::bigint[]) AS known (id, seen)
-    JOIN events ON originator_id = known.id AND originator_version > known.seen
-    ORDER BY originator_id, originator_version"""
+_STREAMS = f"""SELECT {_COLUMNS} FROM unnest(%s::uuid[]) AS wanted (id)
+    JOIN events ON originator_id = wanted.id ORDER BY originator_id, originator_version"""
+_POSITION_AT = "SELECT position_at(%s)"
 _COMMANDS = """SELECT command_id, digest, stream, version, position
     FROM commands WHERE command_id = ANY(%s)"""
 
@@ -171,20 +173,24 @@ class Log:
             await cursor.execute(_AFTER_OF, (position, to, organisation_id, limit))
             return await cursor.fetchall()
 
+    async def position_at(self, moment: datetime) -> int:
+        """The last position recorded at or before a moment with zone; 0 before the first event.
+
+        What was known then is what the log held up to that position.
+        """
+        async with self.connection() as connection:
+            row = await (await connection.execute(_POSITION_AT, (moment,))).fetchone()
+        assert row is not None
+        return int(row[0])
+
     async def streams(self, stream_ids: Collection[UUID]) -> dict[UUID, list[StoredEvent]]:
         """All events of some streams in one round trip; an empty list for an unknown one."""
-        return await self.tails(dict.fromkeys(stream_ids, 0))
-
-    async def tails(self, seen: Mapping[UUID, int]) -> dict[UUID, list[StoredEvent]]:
-        """The events of each stream behind the version that was seen of it."""
-        found: dict[UUID, list[StoredEvent]] = {stream_id: [] for stream_id in seen}
-        if not found:
-            return found
+        found: dict[UUID, list[StoredEvent]] = {stream_id: [] for stream_id in stream_ids}
         async with (
             self.connection() as connection,
             connection.cursor(row_factory=class_row(StoredEvent), binary=True) as cursor,
         ):
-            await cursor.execute(_TAILS, (list(seen), list(seen.values())))
+            await cursor.execute(_STREAMS, (list(found),))
             for event in await cursor.fetchall():
                 found[event.stream_id].append(event)
         return found

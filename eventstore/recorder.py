@@ -1,14 +1,25 @@
 """The log as a recorder of the `eventsourcing` package: its applications run on our one table.
 
-Selected by ``APPLICATION_RECORDER_TOPIC=eventstore.recorder:LogRecorder`` beside the package's own
-``PERSISTENCE_MODULE=eventsourcing.postgres`` and ``POSTGRES_*`` variables.
-``CHAINLYTICS_ORGANISATION`` says whose the events are; without it, the nil organisation's.
+Selected beside the package's own ``PERSISTENCE_MODULE=eventsourcing.postgres`` and ``POSTGRES_*``
+variables, each by its topic:
+
+- ``APPLICATION_RECORDER_TOPIC=eventstore.recorder:LogRecorder``
+- ``PROCESS_RECORDER_TOPIC=eventstore.recorder:LogProcessRecorder``
+- ``TRACKING_RECORDER_TOPIC=eventstore.recorder:LogTrackingRecorder`` (or a view's base class)
+
+Snapshots stay in the package's own table. ``CHAINLYTICS_ORGANISATION_ID`` says whose the events
+are; without it, the nil organisation's.
+
+The log holds other applications' events and our own commands' besides. An application is shown its
+own, as if it had a table to itself: a topic that the package cannot resolve would end a projection
+with TopicError. With ``topics``, it is shown the events of these topics, whoever stored them.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from time import monotonic, sleep
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,15 +27,23 @@ import psycopg
 from eventsourcing.persistence import (
     ApplicationRecorder,
     IntegrityError,
+    InterfaceError,
+    Notification,
     NotSupportedError,
+    OperationalError,
+    ShutDown,
     StoredEvent,
     Subscription,
+    Tracking,
 )
 from eventsourcing.postgres import (
     PostgresApplicationRecorder,
     PostgresDatastore,
+    PostgresProcessRecorder,
     PostgresSubscription,
+    PostgresTrackingRecorder,
 )
+from eventsourcing.utils import retry
 from psycopg.rows import DictRow
 from psycopg.sql import SQL, Identifier
 
@@ -33,6 +52,11 @@ from eventstore.schema import create_tables
 ORGANISATION_VARIABLE = "CHAINLYTICS_ORGANISATION_ID"
 ACTOR = "eventsourcing"
 _TABLE = "events"  # its name is also the channel's
+_CONNECTION_ERRORS = (InterfaceError, OperationalError)
+_WINDOW = 10_000  # positions that a subscription looks at in one statement
+_POLL_S = 1.0
+_PAUSE_S = 0.5  # before a lost connection is made again
+_END = 2**63 - 1
 
 _LOCK_HEAD = SQL("SELECT position FROM {schema}.log_head FOR UPDATE")
 
@@ -58,19 +82,26 @@ _FIRST_POSITION = SQL("""
 SELECT notification_id AS position FROM {schema}.events
 WHERE originator_id = %s AND originator_version = %s AND event_id = %s""")
 
+_NOTIFICATIONS = SQL("""
+SELECT notification_id AS id, originator_id, originator_version, topic, state FROM {schema}.events
+WHERE notification_id BETWEEN %(first)s AND %(last)s AND {which}
+ORDER BY notification_id LIMIT %(limit)s""")
+
 
 class LogRecorder(PostgresApplicationRecorder):
     """Stores an application's events in the log, in one gapless sequence with everybody else's.
 
     Args:
         datastore: the package's connection pool and settings.
-        events_table_name: not used: all applications share the table ``events``.
+        events_table_name: tells the application; all of them share the table ``events``.
 
     Raises:
         NotSupportedError: the settings ask for what would break the log's promises.
     """
 
-    def __init__(self, datastore: PostgresDatastore, *, events_table_name: str = _TABLE) -> None:
+    def __init__(
+        self, datastore: PostgresDatastore, *, events_table_name: str = "stored_events"
+    ) -> None:
         if datastore.enable_db_functions:
             raise NotSupportedError(
                 "POSTGRES_ENABLE_DB_FUNCTIONS must be off: the package's insert function takes no "
@@ -80,6 +111,8 @@ class LogRecorder(PostgresApplicationRecorder):
             raise NotSupportedError("ORIGINATOR_ID_TYPE must be uuid: the log names streams so")
         super().__init__(datastore, events_table_name=_TABLE)
         schema = Identifier(datastore.schema)
+        self.sql_create_statements.clear()  # the tables are made by our own schema
+        self._actor = f"{ACTOR}/{events_table_name.removesuffix('_events')}"
         self._organisation = UUID(os.environ.get(ORGANISATION_VARIABLE) or str(UUID(int=0)))
         # One row is locked, not the table. It is held to the end of the commit, so positions are
         # committed in their order and without a gap; and it leaves VACUUM, ANALYZE and CREATE
@@ -91,14 +124,22 @@ class LogRecorder(PostgresApplicationRecorder):
         ]
         self.insert_events_statement = _INSERT.format(schema=schema)
         self._select_first_position = _FIRST_POSITION.format(schema=schema)
+        self._select_own = _NOTIFICATIONS.format(schema=schema, which=SQL("actor = %(actor)s"))
+        self._select_topics = _NOTIFICATIONS.format(
+            schema=schema, which=SQL("topic = ANY(%(topics)s)")
+        )
 
-    def create_table(self) -> None:
-        """Create or complete the log's tables, in the datastore's schema."""
-        with self.datastore.transaction(commit=True) as cursor:
-            cursor.execute(
-                SQL("SET LOCAL search_path TO {}").format(Identifier(self.datastore.schema))
-            )
-            create_tables(cursor)
+    def _create_table(self, curs: psycopg.Cursor[DictRow]) -> None:
+        """Create the log's tables in the datastore's schema, where there is no log yet.
+
+        A log that is there is not touched: applications start at any time, and statements that
+        define tables would meet the locks of those who write. `prepare_database` completes it.
+        """
+        if not _is_there(curs, self.datastore.schema, _TABLE):
+            schema = Identifier(self.datastore.schema)
+            curs.execute(SQL("SET LOCAL search_path TO {}").format(schema))
+            create_tables(curs)
+        super()._create_table(curs)
 
     def insert_events(
         self, stored_events: Sequence[StoredEvent], **kwargs: Any
@@ -115,7 +156,7 @@ class LogRecorder(PostgresApplicationRecorder):
         except IntegrityError:
             # The package sends again when a connection breaks, also when only the acknowledgement
             # was lost: the conflict is then with our own events, which the ids tell.
-            first = self._position_of(stored_events[0], ids[0])
+            first = self._position_of(stored_events[0], ids[0]) if ids else None
             if first is None:
                 raise
             positions = range(first, first + len(ids))
@@ -146,7 +187,7 @@ class LogRecorder(PostgresApplicationRecorder):
                 "count": len(stored_events),
                 "organisation": self._organisation,
                 "correlation": uuid4(),
-                "actor": ACTOR,
+                "actor": self._actor,
                 "streams": [event.originator_id for event in stored_events],
                 "versions": [event.originator_version for event in stored_events],
                 "topics": [event.topic for event in stored_events],
@@ -156,29 +197,178 @@ class LogRecorder(PostgresApplicationRecorder):
             binary=True,
         )
 
+    @retry(_CONNECTION_ERRORS, max_attempts=10, wait=0.2)
+    def select_notifications(
+        self,
+        start: int | None,
+        limit: int,
+        stop: int | None = None,
+        topics: Sequence[str] = (),
+        *,
+        inclusive_of_start: bool = True,
+    ) -> Sequence[Notification]:
+        """The application's own events, or those of ``topics``, in log order."""
+        parameters = {
+            "first": (start or 0) + (start is not None and not inclusive_of_start),
+            "last": _END if stop is None else stop,
+            "limit": limit,
+            "actor": self._actor,
+            "topics": list(topics),
+        }
+        query = self._select_topics if topics else self._select_own
+        with self.datastore.cursor() as cursor:
+            # Planned each time: a plan made while the log was short would read it all later on.
+            cursor.execute(query, parameters, prepare=False, binary=True)
+            return [Notification(**row) for row in cursor.fetchall()]
+
     def subscribe(
         self, gt: int | None = None, topics: Sequence[str] = ()
     ) -> Subscription[ApplicationRecorder]:
-        """Follow the log from behind a position."""
+        """Follow the application's own events, or those of ``topics``, behind a position."""
         return LogSubscription(recorder=self, gt=gt, topics=topics)
 
 
+class LogTrackingRecorder(PostgresTrackingRecorder):
+    """Remembers how far a view is: the package's, safe to send again and to create at once."""
+
+    def insert_tracking(self, tracking: Tracking) -> None:
+        """Remember a position.
+
+        Raises:
+            IntegrityError: the view is there already, or further on.
+        """
+        attempts: list[Tracking] = []
+        try:
+            self._send_tracking(tracking, attempts)
+        except IntegrityError:
+            if not self._was_stored(tracking, attempts):
+                raise
+
+    @retry(_CONNECTION_ERRORS, max_attempts=10, wait=0.2)
+    def _send_tracking(self, tracking: Tracking, attempts: list[Tracking]) -> None:
+        attempts.append(tracking)
+        with self.datastore.transaction(commit=True) as cursor:
+            self._insert_tracking(cursor, tracking)
+
+    def _was_stored(self, tracking: Tracking | None, attempts: Sequence[object]) -> bool:
+        """Whether a conflict is with our own earlier attempt, whose acknowledgement was lost."""
+        if tracking is None or len(attempts) < 2:
+            return False
+        known: int | None = self.max_tracking_id(tracking.application_name)
+        return known == tracking.notification_id
+
+    def _create_table(self, curs: psycopg.Cursor[DictRow]) -> None:
+        # The package has looked without a lock: two that start at once would both make the table.
+        # Test: test_recorder.py, tables are made by several at once.
+        if _is_there(curs, self.datastore.schema, self.tracking_table_name):
+            self.tracking_table_exists = True
+            known = self._max_tracking_id(self.table_migration_identifier, curs)
+            self.tracking_migration_previous = self.tracking_migration_current = known
+        super()._create_table(curs)
+
+
+def _is_there(cursor: psycopg.Cursor[DictRow], schema: str, table: str) -> bool:
+    """Whether there is a table; whoever asks next waits until this transaction has ended."""
+    cursor.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"recorder {schema}.{table}",)
+    )
+    cursor.execute(
+        "SELECT FROM pg_tables WHERE schemaname = %s AND tablename = %s", (schema, table)
+    )
+    return cursor.fetchone() is not None
+
+
+class LogProcessRecorder(LogTrackingRecorder, PostgresProcessRecorder, LogRecorder):
+    """Stores events in the log and the position that they follow from, in one transaction."""
+
+    def insert_events(
+        self, stored_events: Sequence[StoredEvent], **kwargs: Any
+    ) -> Sequence[int] | None:
+        """As LogRecorder's, with ``tracking`` beside the events; there may be none of them.
+
+        Raises:
+            IntegrityError: a stream has an event of that version, or ``tracking`` is not new.
+        """
+        attempts: list[object] = []
+        try:
+            return super().insert_events(stored_events, attempts=attempts, **kwargs)
+        except IntegrityError:
+            # Events tell by their ids whether they were stored; without any, the position tells.
+            if stored_events or not self._was_stored(kwargs.get("tracking"), attempts):
+                raise
+            return None
+
+    def _insert_events(
+        self,
+        curs: psycopg.Cursor[DictRow],
+        stored_events: Sequence[StoredEvent],
+        **kwargs: Any,
+    ) -> None:
+        kwargs["attempts"].append(curs)
+        super()._insert_events(curs, stored_events, **kwargs)
+
+
 class LogSubscription(PostgresSubscription):
-    """The package's subscription without its blind spot.
+    """The package's subscription without its blind spots.
 
     The package reads first and listens then: an event committed between the two is seen only with
-    the next one. Here, what came in before LISTEN took effect is read right after it.
+    the next one, and nothing polls. Here, what came in before LISTEN took effect is read right
+    after it. A lost connection is made anew, and a pull is bounded: it goes on behind positions
+    that do not match instead of reading them again and again.
     """
 
     def _listen(self) -> None:
         try:
-            with self._recorder.datastore.get_connection() as connection:
-                connection.execute(SQL("LISTEN {}").format(Identifier(_TABLE)))
-                self._has_been_notified.set()
-                while not self._has_been_stopped and not self._thread_error:
-                    for _ in connection.notifies(timeout=0.1, stop_after=1):
-                        self._has_been_notified.set()
+            while not self._has_been_stopped:
+                try:
+                    self._ring()
+                except _CONNECTION_ERRORS as error:
+                    self._pause_after(error)
         except BaseException as error:
             if self._thread_error is None:
                 self._thread_error = error
             self.stop()
+
+    def _ring(self) -> None:
+        with self._recorder.datastore.get_connection() as connection:
+            connection.execute(SQL("LISTEN {}").format(Identifier(_TABLE)))
+            due = monotonic()
+            while not self._has_been_stopped and not self._thread_error:
+                if monotonic() >= due:
+                    self._has_been_notified.set()
+                    due = monotonic() + _POLL_S
+                for _ in connection.notifies(timeout=0.1, stop_after=1):
+                    self._has_been_notified.set()
+
+    def _pull(self) -> None:
+        more = True
+        while more and not self._has_been_stopped:
+            self._has_been_notified.clear()
+            try:
+                more = self._pull_window()
+            except _CONNECTION_ERRORS as error:
+                self._pause_after(error)
+            except ShutDown:
+                break
+
+    def _pull_window(self) -> bool:
+        """Queue what matches in the next window of positions; whether the log goes on behind it."""
+        after = self._last_notification_id or 0
+        # The head first: all up to it is committed, so that what does not match may be passed over.
+        head = self._recorder.max_notification_id() or 0
+        if head <= after:
+            return False
+        last = min(head, after + _WINDOW)
+        found = self._recorder.select_notifications(
+            after, self._select_limit, last, self._topics, inclusive_of_start=False
+        )
+        if found:
+            self._notifications_queue.put(found)
+        full = len(found) == self._select_limit
+        self._last_notification_id = found[-1].id if full else last
+        return self._last_notification_id < head
+
+    def _pause_after(self, error: Exception) -> None:
+        if self._recorder.datastore.pool.closed:  # by the application: no connection will come
+            raise error
+        sleep(_PAUSE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,33 @@ def prepare_database(url: str) -> None:
 
 
 def create_tables(cursor: psycopg.Cursor[Any]) -> None:
-    """As ``prepare_database``, in the caller's transaction."""
+    """As ``prepare_database``, in the caller's transaction.
+
+    Nothing is touched where this very schema was applied before: its statements take locks that an
+    append would wait for, and the start of one process must not hold up the others.
+    """
+    schema = _SCHEMA.read_bytes()
+    digest = hashlib.sha256(schema).hexdigest()
+    if _applied(cursor) == digest:
+        return
     cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
-    cursor.execute(_SCHEMA.read_bytes(), prepare=False)
+    if _applied(cursor) == digest:
+        return
+    cursor.execute(schema, prepare=False)
+    cursor.execute("UPDATE schema_applied SET digest = %s", (digest,))
+
+
+def _applied(cursor: psycopg.Cursor[Any]) -> str | None:
+    """The digest of the schema that the database has; None where there is no log yet."""
+    cursor.execute("SELECT to_regclass('schema_applied') IS NOT NULL AS there")
+    row = cursor.fetchone()
+    if not _only(row):
+        return None
+    cursor.execute("SELECT digest FROM schema_applied")
+    found = cursor.fetchone()
+    return None if found is None else str(_only(found))
+
+
+def _only(row: Any) -> Any:
+    """The one value of a row, whether the cursor makes tuples or dictionaries."""
+    return next(iter(row.values())) if isinstance(row, dict) else row[0]

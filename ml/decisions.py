@@ -36,7 +36,6 @@ from projections.frames import decode, wanted
 from projections.projector import Projector
 
 _log = structlog.get_logger(__name__)
-_REQUESTED = catalogue.TOPICS[DecisionRequested]
 ACTOR = "decision-consumer"
 
 
@@ -77,7 +76,14 @@ class DecisionConsumer:
 
     async def prepare(self) -> None:
         """Create the feature tables; rebuild those whose declaration changed."""
-        await Projector(self._url, FEATURE_TABLES).prepare()
+        async with await self._connect() as connection:
+            changed = await store.prepare(connection, FEATURE_TABLES)
+            async with connection.transaction():
+                if await self._started_over(connection):
+                    return
+        projector = Projector(self._url, FEATURE_TABLES)
+        for table in changed:
+            await projector.rebuild(table, if_outdated=True)
 
     async def run(self) -> None:
         """Follow the log for ever; survives a restart of the server by itself."""
@@ -92,7 +98,9 @@ class DecisionConsumer:
     async def step(self, connection: Connection) -> bool:
         """Take one batch; whether there was one."""
         async with connection.transaction():
-            known = await store.progress(connection, FEATURE_TABLES, lock=True)
+            if await self._started_over(connection):
+                return True
+            known = await store.progress(connection, FEATURE_TABLES)
             position = min(progress.position for progress in known.values())
             events = await read_after(connection, position, self._batch)
             if not events:
@@ -111,7 +119,21 @@ class DecisionConsumer:
                     await self._send(outcome, cause, "outcome")
             for table, parts in batch.items():
                 await store.write_part(connection, table, merge(table, [parts]))
-            await store.advance(connection, FEATURE_TABLES, events[-1].position)
+            await store.advance(connection, FEATURE_TABLES, events[-1])
+        return True
+
+    async def _started_over(self, connection: Connection) -> bool:
+        """Go back to the start where the log is another one, as after a restore; whether so.
+
+        Rebuilding the tables to the head would pass over requests whose answers the log has lost.
+        Answers that it has are not given twice: their command ids are the same. Takes the row locks
+        that keep other consumers out.
+        """
+        await store.progress(connection, FEATURE_TABLES, lock=True)
+        if not await store.diverged(connection, FEATURE_TABLES):
+            return False
+        _log.warning("the log is another one, deciding from its start")
+        await store.start_over(connection, FEATURE_TABLES)
         return True
 
     async def _send(self, command: Command, cause: StoredEvent, step: str) -> None:
@@ -139,7 +161,9 @@ def requests_in(
     """The decision requests among some events, of one organisation or all."""
     found = []
     for stored in events:
-        if stored.topic == _REQUESTED and organisation_id in (None, stored.organisation_id):
+        if organisation_id not in (None, stored.organisation_id):
+            continue
+        if catalogue.type_of(stored.topic) is DecisionRequested:
             event = catalogue.decode(stored.topic, stored.state)
             assert isinstance(event, DecisionRequested)
             found.append(Request(str(stored.organisation_id), stored.position, event))

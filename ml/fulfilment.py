@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from polars import col, when
 
-from domain.catalogue import TOPICS
+from domain import catalogue
 from domain.decisions import RecordOutcome
 from domain.orders import OrderDelivered
 from eventstore import StoredEvent
@@ -305,11 +305,11 @@ def _summary(chosen: Mapping[str, Any]) -> str:
 
 async def find_outcomes(events: Sequence[StoredEvent], history: History) -> list[Outcome]:
     """Deliveries of orders that were decided on."""
-    topic = TOPICS[OrderDelivered]
-    stored = [event for event in events if event.topic == topic]
+    stored = [event for event in events if catalogue.type_of(event.topic) is OrderDelivered]
     if not stored:
         return []
-    delivered = [OrderDelivered.model_validate_json(event.state) for event in stored]
+    states = [catalogue.present(event.topic, event.state)[1] for event in stored]
+    delivered = [OrderDelivered.model_validate_json(state) for state in states]
     frame = pl.DataFrame(
         {
             "organisation_id": [str(event.organisation_id) for event in stored],

@@ -109,9 +109,7 @@ async def _read(
     parts = {table: [contributions(table, {})] for table in every}
     requests: list[Request] = []
     answers: dict[str, list[StoredEvent]] = {}
-    topics = {
-        catalogue.TOPICS[event] for event in (DecisionMade, DecisionExplained, DecisionFailed)
-    }
+    kinds = {DecisionMade, DecisionExplained, DecisionFailed}
     position = 0
     while events := await log.after_of(organisation_id, position, _CHUNK, to=head):
         frames = decode(events, wanted(every))
@@ -119,7 +117,7 @@ async def _read(
             parts[table].append(contributions(table, frames))
         requests += requests_in(events, organisation_id)
         for stored in events:
-            if stored.topic in topics:
+            if catalogue.type_of(stored.topic) in kinds:
                 event = catalogue.decode(stored.topic, stored.state)
                 decision_id = getattr(event, "decision_id")  # noqa: B009 - the three have one
                 answers.setdefault(decision_id, []).append(stored)
@@ -136,7 +134,7 @@ def _compare(answer: Answer, stored: Sequence[StoredEvent]) -> Replayed:
     again = _events(answer)
     before = [catalogue.decode(one.topic, one.state) for one in stored]
     bytes_again = [catalogue.encode(event) for event in again]
-    same = bytes_again == [(one.topic, one.state) for one in stored]
+    same = bytes_again == [catalogue.present(one.topic, one.state) for one in stored]
     cause, detail = ("", "") if same else _cause(before, again)
     return Replayed(
         decision_id=request.event.decision_id,

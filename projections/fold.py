@@ -14,6 +14,7 @@ from enum import StrEnum
 
 import polars as pl
 
+from domain.catalogue import TOPICS, VERSIONS
 from domain.values import Event
 from projections.schema import METADATA, fields_of
 
@@ -141,6 +142,8 @@ class Table:
         parts = [self.name, repr(self.keys), repr(self.indexes), str(self.every_event)]
         for event in self.events:
             parts += [event.__name__, *(str(expression) for expression in self.key_of(event))]
+            if event in VERSIONS:  # the same fields may say something else, in other units perhaps
+                parts.append(TOPICS[event])
             parts += [f"{name}:{dtype}" for name, dtype in sorted(fields_of(event).items())]
         for name, fold in self.columns.items():
             parts += [name, fold.merge, str(fold.json)]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import polars as pl
 from psycopg import sql
 
-from eventstore.log import Connection
+from eventstore.log import Connection, StoredEvent
 from projections.engine import finish, merge, part_schema, row_schema
 from projections.fold import Table
 from projections.schema import EXACT, MOMENT, DataType
@@ -21,15 +22,34 @@ OLD = "__old"
 _REBUILDS = 0x_C4A1
 _UUIDS = {"organisation_id", "event_id", "correlation_id", "causation_id", "stream_id"}
 
+# Altered only where it must be: ALTER TABLE waits for batches under way, and queries wait for it.
 _POSITIONS = """
 CREATE SCHEMA IF NOT EXISTS read_models;
 CREATE TABLE IF NOT EXISTS projections (
-    name        text        PRIMARY KEY,
-    fingerprint text        NOT NULL,
-    position    bigint      NOT NULL,
-    updated_at  timestamptz NOT NULL DEFAULT now(),
-    error       text
-)"""
+    name          text        PRIMARY KEY,
+    fingerprint   text        NOT NULL,
+    position      bigint      NOT NULL,
+    updated_at    timestamptz NOT NULL DEFAULT now(),
+    error         text,
+    last_event_id uuid
+);
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute
+                   WHERE attrelid = 'projections'::regclass AND attname = 'last_event_id') THEN
+        ALTER TABLE projections ADD COLUMN last_event_id uuid;
+    END IF;
+END $$"""
+
+#: Whether a row ``p`` of projections stands on a log that is no longer there: the event at its
+#: position is another one, or none. Where the event is not known, a position on the log will do.
+#: The subquery is scalar on purpose: an EXISTS may be hashed, which reads the whole log.
+DIVERGED = """CASE
+        WHEN p.position = 0 THEN false
+        WHEN p.last_event_id IS NULL THEN p.position > (SELECT h.position FROM log_head h)
+        ELSE p.last_event_id IS DISTINCT FROM
+            (SELECT e.event_id FROM events e WHERE e.notification_id = p.position)
+    END"""
+_DIVERGED = f"SELECT p.name FROM projections p WHERE p.name = ANY(%s) AND {DIVERGED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +69,7 @@ async def prepare(connection: Connection, tables: Sequence[Table]) -> list[Table
         for table in tables:
             if table.name not in present:
                 await create(connection, table)
-                await set_progress(connection, table, 0)
+                await set_progress(connection, table, 0, None)
     return [
         table
         for table in tables
@@ -70,24 +90,64 @@ async def progress(
     return {name: Progress(fingerprint, position) for name, fingerprint, position in rows}
 
 
-async def set_progress(connection: Connection, table: Table, position: int) -> None:
-    """Say how far a table has come, in the transaction that wrote its rows."""
+async def diverged(connection: Connection, tables: Sequence[Table]) -> list[Table]:
+    """Those of the tables that were folded from a log that is no longer there.
+
+    Ask after ``progress`` with ``lock``, never in its statement: that one reads the locked rows as
+    they are now, but the log as it was before the wait.
+    """
+    # Planned each time: a plan made while the log was short would read all of it later on.
+    cursor = await connection.execute(_DIVERGED, ([table.name for table in tables],), prepare=False)
+    names = {name for (name,) in await cursor.fetchall()}
+    return [table for table in tables if table.name in names]
+
+
+async def outdated(connection: Connection, tables: Sequence[Table]) -> list[Table]:
+    """Those of the tables that want a rebuild: another declaration or another log made them."""
+    present = await progress(connection, tables)
+    lost = await diverged(connection, tables)
+    return [
+        table
+        for table in tables
+        if table.name in present
+        and (table in lost or present[table.name].fingerprint != table.fingerprint)
+    ]
+
+
+async def set_progress(
+    connection: Connection, table: Table, position: int, last_event_id: UUID | None
+) -> None:
+    """Say how far a table has come, in the transaction that wrote its rows, and tell who waits.
+
+    ``last_event_id``: the event at that position; None at position 0.
+    """
     await connection.execute(
-        """INSERT INTO projections AS p (name, fingerprint, position) VALUES (%s, %s, %s)
+        """INSERT INTO projections AS p (name, fingerprint, position, last_event_id)
+        VALUES (%s, %s, %s, %s)
         ON CONFLICT (name) DO UPDATE SET fingerprint = excluded.fingerprint,
-            position = excluded.position, updated_at = now(), error = NULL""",
-        (table.name, table.fingerprint, position),
-    )
-
-
-async def advance(connection: Connection, tables: Sequence[Table], position: int) -> None:
-    """Say that several tables have come to one position, and tell who waits for it."""
-    await connection.execute(
-        """UPDATE projections SET position = %s, updated_at = now(), error = NULL
-        WHERE name = ANY(%s)""",
-        (position, [table.name for table in tables]),
+            position = excluded.position, last_event_id = excluded.last_event_id,
+            updated_at = now(), error = NULL""",
+        (table.name, table.fingerprint, position, last_event_id),
     )
     await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(position)))
+
+
+async def advance(connection: Connection, tables: Sequence[Table], last: StoredEvent) -> None:
+    """Say that several tables have come to one event, and tell who waits for it."""
+    await connection.execute(
+        """UPDATE projections SET position = %s, last_event_id = %s, updated_at = now(),
+            error = NULL
+        WHERE name = ANY(%s)""",
+        (last.position, last.event_id, [table.name for table in tables]),
+    )
+    await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(last.position)))
+
+
+async def start_over(connection: Connection, tables: Sequence[Table]) -> None:
+    """Empty the tables and set them to position 0, in the caller's transaction."""
+    for table in tables:
+        await create(connection, table)
+        await set_progress(connection, table, 0, None)
 
 
 async def create(connection: Connection, table: Table, suffix: str = "") -> None:

@@ -10,23 +10,30 @@ from psycopg.rows import class_row
 
 from eventstore import Log, LogUnavailable
 from eventstore.subscription import Bell
-from projections.store import CHANNEL
+from projections.store import CHANNEL, DIVERGED
 from readmodels.database import Row
 
-_STATES = """SELECT p.name, p.position, h.position AS head, h.position - p.position AS behind,
-        p.updated_at, p.error
-    FROM projections p CROSS JOIN log_head h ORDER BY p.name"""
+_STATES = f"""SELECT p.name, p.position, h.position AS head,
+        CASE WHEN d.diverged THEN h.position ELSE h.position - p.position END AS behind,
+        d.diverged, p.updated_at, p.error
+    FROM projections p CROSS JOIN log_head h
+        CROSS JOIN LATERAL (SELECT {DIVERGED} AS diverged) d ORDER BY p.name"""
 
-_REACHED = """SELECT coalesce(min(position), 0), count(*) FROM projections WHERE name = ANY(%s)"""
+_REACHED = f"""SELECT coalesce(min(CASE WHEN {DIVERGED} THEN 0 ELSE p.position END), 0), count(*)
+    FROM projections p WHERE p.name = ANY(%s)"""
 
 
 class ProjectionState(Row):
-    """How far a read model is behind the log, in events; ``error``: why it stands still."""
+    """How far a read model is behind the log, in events; ``error``: why it stands still.
+
+    ``diverged``: it was folded from a log that is no longer there, so it is not served but rebuilt.
+    """
 
     name: str
     position: int
     head: int
     behind: int
+    diverged: bool
     updated_at: datetime
     error: str | None
 
@@ -59,7 +66,7 @@ class Positions:
             self._log.connection() as connection,
             connection.cursor(row_factory=class_row(ProjectionState)) as cursor,
         ):
-            await cursor.execute(_STATES)
+            await cursor.execute(_STATES, prepare=False)
             return await cursor.fetchall()
 
     async def wait_for(self, position: int, tables: Sequence[str], timeout_s: float) -> None:
@@ -85,6 +92,7 @@ class Positions:
 
     async def _reached(self, tables: Sequence[str]) -> int:
         async with self._log.connection() as connection:
-            row = await (await connection.execute(_REACHED, (list(tables),))).fetchone()
+            cursor = await connection.execute(_REACHED, (list(tables),), prepare=False)
+            row = await cursor.fetchone()
         assert row is not None
         return int(row[0]) if row[1] == len(tables) else 0

@@ -16,7 +16,7 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from commands import HANDLERS, Bus, Context, Forbidden, command_id, stream_id
-from commands.bus import TooMuchContention, derived
+from commands.context import TooMuchContention, derived
 from domain.access import Role
 from domain.errors import Refused
 from domain.inventory import CloseSite, OpenSite, PickStock, ReceiveStock
@@ -29,6 +29,8 @@ from domain.orders import (
 )
 from domain.values import Command
 from eventstore import CommandReused, Log, Receipt, Unit, VersionConflict, Writer, prepare_database
+from eventstore.group import Answer
+from eventstore.streams import Streams
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -68,9 +70,13 @@ class House:
 
 @asynccontextmanager
 async def house(url: str, organisation: UUID) -> AsyncIterator[House]:
-    async with AsyncConnectionPool(url, open=False) as pool, Writer(url) as writer:
+    async with (
+        AsyncConnectionPool(url, open=False) as pool,
+        Streams(url) as streams,
+        Writer(url) as writer,
+    ):
         log = Log(pool)
-        yield House(Bus(log, writer, HANDLERS), log, organisation)
+        yield House(Bus(log, streams, writer, HANDLERS), log, organisation)
 
 
 def run(url: str, organisation: UUID, story: Callable[[House], Coroutine[Any, Any, None]]) -> None:
@@ -232,7 +238,7 @@ def test_the_answer_to_an_event_is_given_once(database: str, organisation: UUID)
 @pytest.mark.parametrize("command", list(HANDLERS))
 def test_a_role_may_send_what_its_handler_says(command: type[Command], role: Role) -> None:
     """No database: who is not allowed is told before anything is read."""
-    bus = Bus(None, None, HANDLERS)  # type: ignore[arg-type]
+    bus = Bus(None, None, None, HANDLERS)  # type: ignore[arg-type]
     context = Context(uuid4(), "ana", frozenset({role}))
     wish = command.model_construct()
     if role in HANDLERS[command].roles:
@@ -349,13 +355,19 @@ def test_the_last_pieces_go_to_as_many_as_there_are(database: str, organisation:
 
 def test_contention_without_end_is_given_up(database: str, organisation: UUID) -> None:
     class Unlucky(Writer):
-        async def append(self, unit: Unit) -> list[Receipt]:
-            raise VersionConflict(next(iter(unit.expected)), 0, 1)
+        async def hand_in(self, unit: Unit, *, after: Answer | None = None) -> Answer:
+            answer: Answer = asyncio.get_running_loop().create_future()
+            answer.set_exception(VersionConflict(next(iter(unit.expected)), 0, 1))
+            return answer
 
     async def told() -> None:
-        async with AsyncConnectionPool(database, open=False) as pool, Unlucky(database) as writer:
-            one = House(Bus(Log(pool), writer, HANDLERS), Log(pool), organisation)
-            with pytest.raises(TooMuchContention, match="orders/O-1"):
+        async with (
+            AsyncConnectionPool(database, open=False) as pool,
+            Streams(database) as streams,
+            Unlucky(database) as writer,
+        ):
+            one = House(Bus(Log(pool), streams, writer, HANDLERS), Log(pool), organisation)
+            with pytest.raises(TooMuchContention, match=r"orders/O-1 .* version 0, found 1"):
                 await one.send(place())
             with pytest.raises(TooMuchContention):
                 await one.bus.execute_many([(place(), one.context())])
@@ -519,9 +531,13 @@ def test_organisations_do_not_see_each_others_streams(database: str) -> None:
 
 def test_a_small_cache_forgets_and_reads_again(database: str, organisation: UUID) -> None:
     async def told() -> None:
-        async with AsyncConnectionPool(database, open=False) as pool, Writer(database) as writer:
+        async with (
+            AsyncConnectionPool(database, open=False) as pool,
+            Streams(database) as streams,
+            Writer(database) as writer,
+        ):
             log = Log(pool)
-            one = House(Bus(log, writer, HANDLERS, cache_size=2), log, organisation)
+            one = House(Bus(log, streams, writer, HANDLERS, cache_size=2), log, organisation)
             for number in range(6):
                 await one.send(place(f"O-{number}"))
             for number in range(6):

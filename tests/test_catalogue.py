@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import string
 import types
@@ -92,6 +93,8 @@ def test_an_event_survives_its_bytes(kind: type[Event]) -> None:
         again = catalogue.decode(topic, state)
         assert again == event
         assert catalogue.encode(again) == (topic, state)
+        assert catalogue.present(topic, state) == (topic, state)
+        assert catalogue.as_json(topic, state) == json.loads(state)
 
     survives()
 
@@ -99,6 +102,15 @@ def test_an_event_survives_its_bytes(kind: type[Event]) -> None:
 def test_an_unknown_topic_is_no_event() -> None:
     with pytest.raises(KeyError):
         catalogue.decode("orders.OrderForgotten.v1", b"{}")
+    with pytest.raises(KeyError):
+        catalogue.present("orders.OrderForgotten.v1", b"{}")
+
+
+def test_somebody_elses_bytes_are_not_looked_at() -> None:
+    assert catalogue.type_of("app:Account.Opened") is None
+    assert catalogue.as_json("app:Account.Opened", b"\x80\x04") is None
+    with pytest.raises(KeyError):
+        catalogue.decode("app:Account.Opened", b"\x80\x04")
 
 
 @pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: str(kind.__name__))

@@ -769,3 +769,123 @@ def test_a_changed_declaration_is_rebuilt_and_the_former_one_keeps_off(log: str)
         assert old == (len(live),)
 
     asyncio.run(run())
+
+
+# on a log that is another one
+
+
+def replaced_log(url: str) -> None:
+    """The log is gone; rows and positions of the read models are not."""
+    with psycopg.connect(url) as connection:
+        connection.execute("TRUNCATE events, commands")
+        connection.execute("UPDATE log_head SET position = 0")
+
+
+@pytest.mark.parametrize("size", [0, 90, 120, 150])
+def test_tables_of_a_log_that_is_gone_are_folded_anew(log: str, size: int) -> None:
+    """By whichever projector notices: both run, and the new log is shorter, as long, or longer."""
+    tables = [STOCK_LEVELS, ORDER_TIMELINE, DAILY_KPIS]
+
+    async def run() -> None:
+        await write(log, seed=7, size=120)
+        both = [Projector(log, tables, batch=7), Projector(log, tables, batch=50)]
+        await both[0].prepare()
+        await both[0].catch_up()
+        replaced_log(log)
+        if size:
+            await write(log, seed=8, size=size)
+        await asyncio.gather(*(projector.catch_up() for projector in both))
+        assert progress(log) == {table.name: (size, None) for table in tables}
+        for table in tables:
+            live = dump(log, table)
+            assert (len(live) > 0) == (size > 0)
+            assert await rebuilt(log, table) == live, table.name
+
+    asyncio.run(run())
+
+
+def test_a_rebuild_by_hand_or_at_start_leaves_a_log_that_is_gone_behind(log: str) -> None:
+    async def run() -> None:
+        await write(log, seed=7, size=120)
+        projector = Projector(log, [STOCK_LEVELS, DAILY_KPIS])
+        await projector.prepare()
+        await projector.catch_up()
+        replaced_log(log)
+        await write(log, seed=8, size=60)
+        assert await projector.rebuild(STOCK_LEVELS) == 60
+        assert progress(log) == {"stock_levels": (60, None), "daily_kpis": (120, None)}
+        await projector.prepare()
+        assert progress(log) == {"stock_levels": (60, None), "daily_kpis": (60, None)}
+        for table in (STOCK_LEVELS, DAILY_KPIS):
+            live = dump(log, table)
+            assert await rebuilt(log, table) == live, table.name
+
+    asyncio.run(run())
+
+
+def test_a_table_of_a_former_version_is_believed_where_its_position_is_on_the_log(log: str) -> None:
+    """It did not remember its last event; it does from the next batch on."""
+
+    def known() -> list[tuple[str, int, bool]]:
+        with psycopg.connect(log) as connection:
+            return connection.execute(
+                """SELECT name, position, last_event_id IS NOT DISTINCT FROM
+                    (SELECT event_id FROM events WHERE notification_id = position)
+                FROM projections ORDER BY name"""
+            ).fetchall()
+
+    async def run() -> None:
+        await write(log, seed=7, size=120)
+        projector = Projector(log, [STOCK_LEVELS])
+        await projector.prepare()
+        await projector.catch_up()
+        with psycopg.connect(log) as connection:
+            connection.execute("ALTER TABLE projections DROP COLUMN last_event_id")
+            connection.execute("TRUNCATE read_models.stock_levels")  # a rebuild would show
+        await projector.prepare()
+        assert known() == [("stock_levels", 120, False)]
+        await projector.catch_up()
+        assert dump(log, STOCK_LEVELS) == []
+        received = StockReceived(site_id="S-77", sku="A", quantity=Decimal(5), received_at=None)
+        async with Writer(log) as writer:
+            await tell(writer, [(ORGANISATIONS[0], received)], {})
+        await projector.catch_up()
+        assert known() == [("stock_levels", 121, True)]
+        assert len(dump(log, STOCK_LEVELS)) == 1
+        # Beyond the log it is not believed.
+        with psycopg.connect(log) as connection:
+            connection.execute("UPDATE projections SET position = 500, last_event_id = NULL")
+        await projector.catch_up()
+        assert known() == [("stock_levels", 121, True)]
+        live = dump(log, STOCK_LEVELS)
+        assert len(live) > 1
+        assert await rebuilt(log, STOCK_LEVELS) == live
+
+    asyncio.run(run())
+
+
+def test_a_table_that_cannot_be_rebuilt_holds_up_no_other(log: str) -> None:
+    broken = Table(
+        name="broken",
+        key={StockReceived: ("site_id",)},
+        columns={"number": last({StockReceived: col("sku").str.to_integer()})},
+    )
+
+    async def run() -> None:
+        projector = Projector(log, [broken, STOCK_LEVELS])
+        await projector.prepare()
+        await write(log, seed=4, size=120)
+        with psycopg.connect(log) as connection:
+            connection.execute(
+                "UPDATE projections SET position = 7, last_event_id = gen_random_uuid()"
+            )
+        await projector.catch_up()
+        found = progress(log)
+        assert found["stock_levels"] == (120, None)
+        position, error = found["broken"]
+        assert position == 7
+        assert error is not None
+        assert "parsing failed" in error
+        assert dump(log, broken) == []
+
+    asyncio.run(run())

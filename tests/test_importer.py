@@ -16,6 +16,7 @@ from commands import HANDLERS, Bus
 from commands.importer import ImportReport, SourcesUnusable, import_directory
 from commands.mapping import Mapping, MappingError, parse_mapping, read_mapping, shipped_mappings
 from eventstore import Log, Writer, prepare_database
+from eventstore.streams import Streams
 
 SHOP = """
 name = "shop"
@@ -112,9 +113,13 @@ class Shop:
 
     async def _bring_in(self, mapping: Mapping, chunk: int) -> ImportReport:
         url = self.database
-        async with AsyncConnectionPool(url, open=False) as pool, Writer(url) as writer:
+        async with (
+            AsyncConnectionPool(url, open=False) as pool,
+            Streams(url) as streams,
+            Writer(url) as writer,
+        ):
             return await import_directory(
-                Bus(Log(pool), writer, HANDLERS),
+                Bus(Log(pool), streams, writer, HANDLERS),
                 mapping,
                 self.folder,
                 organisation_id=self.organisation,

@@ -7,9 +7,11 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,12 +29,17 @@ pytestmark = pytest.mark.timeout(280)
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    """A home with an embedded server of its own."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)  # root's PostgreSQL runs as `nobody`
-    yield tmp_path
-    EmbeddedPostgres(tmp_path).stop()
+def home() -> Iterator[Path]:
+    """A home with an embedded server of its own.
+
+    Not in pytest's folder: each run of pytest closes that to the `nobody` as whom root's server
+    runs, and here the server starts again in the middle.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="chainlytics-kill-"))
+    folder.chmod(0o755)
+    yield folder
+    EmbeddedPostgres(folder).stop()
+    shutil.rmtree(folder)
 
 
 def write_data_set(directory: Path) -> None:

@@ -6,9 +6,11 @@ import asyncio
 import hashlib
 import multiprocessing
 import uuid
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
@@ -24,6 +26,7 @@ from eventstore import (
     Log,
     LogUnavailable,
     NewEvent,
+    PredecessorFailed,
     Receipt,
     RepeatedCommands,
     StoredEvent,
@@ -33,6 +36,7 @@ from eventstore import (
     Writer,
     prepare_database,
 )
+from eventstore import log as log_queries
 from eventstore.artifacts import ArtifactCorrupt, Artifacts
 
 ORGANISATION = UUID("9c1f8a52-7d5e-4c0c-8c61-5c3c5b7f9d01")
@@ -300,33 +304,6 @@ def test_an_append_survives_the_end_of_its_backend(database: str) -> None:
     assert [versions(database, stream) for stream in streams] == [[1]] * 5
 
 
-def test_an_append_whose_answer_was_lost_is_not_stored_again(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stream = uuid4()
-    cut: list[bool] = []
-    fetchall = psycopg.AsyncCursor.fetchall
-
-    async def losing(cursor: psycopg.AsyncCursor[Any]) -> Any:
-        rows = await fetchall(cursor)
-        if not cut:
-            cut.append(True)
-            raise psycopg.OperationalError("the connection broke after the commit")
-        return rows
-
-    async def run() -> Receipt:
-        async with Writer(database) as writer:
-            monkeypatch.setattr(psycopg.AsyncCursor, "fetchall", losing)
-            [receipt] = await writer.append(unit(stream, 1, 2))
-            return receipt
-
-    receipt = asyncio.run(run())
-    assert cut
-    assert receipt.repeated
-    assert receipt.version == 2
-    assert versions(database, stream) == [1, 2]
-
-
 # conflicts
 
 
@@ -471,24 +448,64 @@ def test_a_unit_with_commands_that_are_stored_already_is_sent_back(database: str
     assert versions(database, two) == []
 
 
+def test_a_unit_is_not_stored_unless_the_one_before_it_was(database: str) -> None:
+    """Versions alone would not tell: a rival has brought the stream to the version that the first
+    unit was to bring it to."""
+    stream, other = uuid4(), uuid4()
+
+    async def run() -> list[Any]:
+        async with Writer(database) as writer, Writer(database) as rival:
+            await rival.append(unit(stream, 1))
+            first = await writer.hand_in(unit(stream, 1))
+            second = await writer.hand_in(unit(stream, 2), after=first)
+            third = await writer.hand_in(unit(other, 1), after=second)
+            outcomes = await asyncio.gather(first, second, third, return_exceptions=True)
+            fine = await writer.hand_in(unit(stream, 2))
+            behind = await writer.hand_in(unit(stream, 3), after=fine)
+            return [*outcomes, *await asyncio.gather(fine, behind)]
+
+    first, second, third, fine, behind = asyncio.run(run())
+    assert isinstance(first, VersionConflict)
+    assert isinstance(second, PredecessorFailed)
+    assert isinstance(third, PredecessorFailed)
+    assert [fine[0].version, behind[0].version] == [2, 3]
+    assert versions(database, stream) == [1, 2, 3]
+    assert versions(database, other) == []
+
+
 # back-pressure
 
 
 def test_who_finds_no_room_in_time_is_told(database: str) -> None:
-    refused, stored, later = uuid4(), uuid4(), uuid4()
+    refused, stalled, later = uuid4(), uuid4(), uuid4()
 
     async def run() -> None:
         async with Writer(database, max_pending=2, patience_s=0.3) as writer:
             with head_locked(database):
-                first = asyncio.ensure_future(writer.append(unit(stored, 1, 2)))
+                first = asyncio.ensure_future(writer.append(unit(stalled, 1, 2)))
                 await until_waiting(database)
-                with pytest.raises(LogUnavailable, match="2 events wait"):
+                with pytest.raises(LogUnavailable, match=r"did not answer|2 events wait"):
                     await writer.append(unit(refused, 1))
-            await first
+                with pytest.raises(LogUnavailable, match="did not answer"):
+                    await first
+                terminate(database, *waiting_backends(database))
             await writer.append(unit(later, 1))
 
     asyncio.run(run())
-    assert [versions(database, one) for one in (stored, refused, later)] == [[1, 2], [], [1]]
+    assert [versions(database, one) for one in (stalled, refused, later)] == [[], [], [1]]
+
+
+def test_an_event_that_does_not_follow_on_is_not_sent(database: str) -> None:
+    stream = uuid4()
+
+    async def run() -> None:
+        async with Writer(database) as writer:
+            for wrong in (Unit([entry(stream, 1)]), Unit([entry(stream, 2, 4)], {stream: 1})):
+                with pytest.raises(ValueError, match="does not follow on"):
+                    await writer.append(wrong)
+
+    asyncio.run(run())
+    assert versions(database, stream) == []
 
 
 def test_a_unit_larger_than_the_room_goes_alone(database: str) -> None:
@@ -525,71 +542,10 @@ def test_closing_commits_what_waits_and_tells_who_came_too_late(database: str) -
     assert [versions(database, one) for one in (stored, late)] == [[1], []]
 
 
-# following
-
-
-def test_a_subscription_survives_the_end_of_its_connections(database: str) -> None:
-    start = head(database)
-
-    async def run() -> list[int]:
-        seen: list[int] = []
-        async with (
-            Writer(database) as writer,
-            Subscription(database, position=start, poll_s=0.2) as batches,
-        ):
-            for turn in range(4):
-                await writer.append(unit(uuid4(), 1, 2))
-                seen += [event.position for event in await take(batches, 2)]
-                if turn % 2 == 0:
-                    terminate(database)
-        return seen
-
-    assert asyncio.run(run()) == list(range(start + 1, start + 9)) == positions(database, start)
-
-
-def test_an_event_between_a_read_and_the_wait_is_seen(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a poll once a minute, only LISTEN before the read can tell in time."""
-    start = head(database)
-    read = Subscription._read
-
-    async def run() -> list[int]:
-        reads = 0
-        async with Writer(database) as writer:
-
-            async def and_then_an_event(batches: Subscription) -> list[StoredEvent]:
-                nonlocal reads
-                batch = await read(batches)
-                reads += 1
-                if reads <= 3:
-                    await writer.append(unit(uuid4(), 1))
-                return batch
-
-            monkeypatch.setattr(Subscription, "_read", and_then_an_event)
-            async with Subscription(database, position=start, poll_s=60) as batches:
-                async with asyncio.timeout(20):
-                    return [event.position for event in await take(batches, 3)]
-
-    assert asyncio.run(run()) == [start + 1, start + 2, start + 3]
-
-
-def test_a_subscription_goes_on_where_it_was_told(database: str) -> None:
-    start = head(database)
-
-    async def run() -> list[StoredEvent]:
-        async with Writer(database) as writer:
-            await writer.append(unit(uuid4(), *range(1, 8)))
-        async with Subscription(database, position=start + 3, batch=2) as batches:
-            return await take(batches, 4)
-
-    assert [event.position for event in asyncio.run(run())] == list(range(start + 4, start + 8))
-
-
 # reading
 
 
-def test_streams_tails_and_answers(database: str) -> None:
+def test_streams_and_answers(database: str) -> None:
     one, two, none = uuid4(), uuid4(), uuid4()
     first, second = unit(one, 1, 2, 3), unit(two, 1)
     other = uuid4()
@@ -605,12 +561,7 @@ def test_streams_tails_and_answers(database: str) -> None:
                 two: [1],
                 none: [],
             }
-            tails = await log.tails({one: 2, two: 1})
-            assert {stream: [event.version for event in tails[stream]] for stream in tails} == {
-                one: [3],
-                two: [],
-            }
-            assert tails[one][0].state == b'{"n":3}'
+            assert found[one][2].state == b'{"n":3}'
             command_id = first.entries[0].command_id
             answers = await log.answers([command_id, uuid4()])
             again = Receipt(receipt.stream, 3, receipt.position, repeated=True)
@@ -622,6 +573,51 @@ def test_streams_tails_and_answers(database: str) -> None:
             assert await log.head() == start + 4
 
     asyncio.run(run())
+
+
+def test_a_moment_finds_the_last_position_recorded_by_then(database: str) -> None:
+    async def run() -> None:
+        async with Writer(database) as writer, reading(database) as log:
+            for size in (1, 3, 1, 2):
+                await writer.append(unit(uuid4(), *range(1, size + 1)))
+            events = await log.after(0, 100_000)
+            moments = [event.recorded_at for event in events]
+            for event in events[-8:]:
+                at = event.recorded_at
+                assert await log.position_at(at) == bisect_right(moments, at)
+                before = at - timedelta(microseconds=1)
+                assert await log.position_at(before) == bisect_right(moments, before)
+            assert await log.position_at(moments[0] - timedelta(days=1)) == 0
+            assert await log.position_at(moments[-1] + timedelta(days=1)) == len(events)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("query", "parameters", "index"),
+    [
+        (log_queries._AFTER, (7, 9), "events_position"),
+        (log_queries._AFTER_OF, (7, 900, ORGANISATION, 9), "events_position"),
+        (log_queries._STREAMS, ([ORGANISATION],), "events_stream_version"),
+        ("SELECT recorded_at FROM events WHERE notification_id = %s", (7,), "events_position"),
+    ],
+    ids=["after", "after of one organisation", "streams", "a step of position_at"],
+)
+def test_reads_of_a_large_log_go_by_index(
+    database: str, query: str, parameters: tuple[Any, ...], index: str
+) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute(
+            """INSERT INTO events (originator_id, originator_version, topic, state, notification_id,
+                event_id, organisation_id, recorded_at, correlation_id, actor)
+            SELECT gen_random_uuid(), 1, 'test', '', 1000000 + n, gen_random_uuid(),
+                gen_random_uuid(), now(), gen_random_uuid(), 'ana'
+            FROM generate_series(1, 20000) AS n"""
+        )
+        connection.execute("ANALYZE events")
+        plan = connection.execute(f"EXPLAIN {query}", parameters).fetchall()
+        connection.rollback()
+    assert any(index in line for (line,) in plan), plan
 
 
 # the database and what stands beside the log
@@ -642,6 +638,33 @@ def test_a_database_is_prepared_by_several_at_once_and_again(server_url: str) ->
             assert head(url) == len(before)
         finally:
             server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def test_a_database_is_prepared_while_others_write(database: str) -> None:
+    """A start in the middle of appends waits for none of them, and none waits for it."""
+
+    async def run() -> None:
+        async with Writer(database) as writer:
+            with head_locked(database):
+                await asyncio.wait_for(asyncio.to_thread(prepare_database, database), 20)
+            done = asyncio.Event()
+
+            async def write() -> None:
+                while not done.is_set():
+                    await writer.append(unit(uuid4(), 1))
+
+            writing = [asyncio.create_task(write()) for _ in range(4)]
+            for number in range(20):
+                if number % 2:  # as where an older version of the schema is there
+                    with psycopg.connect(database) as connection:
+                        connection.execute("UPDATE schema_applied SET digest = 'older'")
+                await asyncio.to_thread(prepare_database, database)
+            done.set()
+            await asyncio.gather(*writing)
+
+    start = head(database)
+    asyncio.run(run())
+    assert positions(database, start) == list(range(start + 1, head(database) + 1))
 
 
 def test_an_artifact_is_known_by_its_bytes(database: str) -> None:

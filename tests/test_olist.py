@@ -22,6 +22,7 @@ from commands import HANDLERS, Bus
 from commands.importer import ImportReport, import_directory
 from commands.mapping import read_mapping, shipped_mappings
 from eventstore import Log, Writer, prepare_database
+from eventstore.streams import Streams
 
 REPOSITORY = Path(__file__).parent.parent
 DATA = Path(os.environ.get("CHAINLYTICS_DATA") or REPOSITORY.parent / "shared" / "data")
@@ -48,9 +49,13 @@ def run_import(
     database: str, rejects: Path, on_progress: Any = lambda _: None, chunk: int = 500
 ) -> ImportReport:
     async def importing() -> ImportReport:
-        async with AsyncConnectionPool(database, open=False) as pool, Writer(database) as writer:
+        async with (
+            AsyncConnectionPool(database, open=False) as pool,
+            Streams(database) as streams,
+            Writer(database) as writer,
+        ):
             return await import_directory(
-                Bus(Log(pool), writer, HANDLERS),
+                Bus(Log(pool), streams, writer, HANDLERS),
                 read_mapping(shipped_mappings()["olist"]),
                 OLIST,
                 organisation_id=ORGANISATION,

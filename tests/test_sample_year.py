@@ -18,6 +18,7 @@ from commands.sample_year import SampleYear, sample_year
 from domain.inventory import OpenSite, PickStock, ReceiveStock
 from domain.orders import AllocateOrder, CancelOrder, DeliverOrder, PlaceOrder, ShipOrder
 from eventstore import Log, Writer, prepare_database
+from eventstore.streams import Streams
 
 ORGANISATION = UUID("5f0c7f6e-6f0e-4f57-9df0-6d1d9f1f3a02")
 
@@ -144,9 +145,13 @@ def test_the_bus_takes_it_whole_and_once(database: str) -> None:
 
 async def _send(database: str, year: SampleYear) -> tuple[Progress, list[str]]:
     refusals: list[str] = []
-    async with AsyncConnectionPool(database, open=False) as pool, Writer(database) as writer:
+    async with (
+        AsyncConnectionPool(database, open=False) as pool,
+        Streams(database) as streams,
+        Writer(database) as writer,
+    ):
         progress = await send_all(
-            Bus(Log(pool), writer, HANDLERS),
+            Bus(Log(pool), streams, writer, HANDLERS),
             year.commands,
             Sender(year.name, ORGANISATION, "test"),
             total=len(year.commands),

@@ -1,15 +1,31 @@
-"""The embedded PostgreSQL: start, stop, where it is."""
+"""The database: the embedded server, and backup and restore of the log."""
 
 from __future__ import annotations
 
-import typer
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
 
-from chainlytics.cli.console import Json, console, emit, table
+import typer
+from psycopg import AsyncConnection
+from rich.filesize import decimal
+from rich.markup import escape
+
+from chainlytics.application import database
+from chainlytics.cli.console import CliError, Json, console, emit, table
 from chainlytics.settings import Settings
-from eventstore import prepare_database
+from eventstore import backup as backups
+from eventstore import prepare_database, retention
 from eventstore.embedded import EmbeddedPostgres
 
-app = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL server.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The database: the embedded PostgreSQL server, backup and restore of the log.",
+)
+_NOTE = "read models are folded anew by the projector as it starts"
 
 
 @app.command()
@@ -36,3 +52,113 @@ def status(json: Json = False) -> None:
         return
     fields = {name: getattr(found, name) for name in found.__dataclass_fields__}
     table("Embedded PostgreSQL", ("", ""), list(fields.items()))
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="Where to write the backup.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a former backup.")] = False,
+    json: Json = False,
+) -> None:
+    """Write the log to a file, while servers go on; its checksum goes beside it."""
+    with database(Settings()) as url, _moving("backing up to", file, quiet=json) as report:
+        done = backups.backup(url, file, overwrite=force, report=report)
+    if json:
+        emit(done)
+        return
+    console.print(
+        f"{escape(str(file))}: {decimal(done.bytes)}, head at position {done.head:,}\n"
+        f"sha256 {done.sha256}"
+    )
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="What `backup` wrote.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put it in the place of a log that is not empty.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Replace without asking.")] = False,
+    despite_connections: Annotated[
+        bool,
+        typer.Option(
+            "--despite-connections",
+            help="Replace although somebody is connected (a monitor). Stop servers, projectors "
+            "and consumers all the same: they remember states of the former log.",
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Put the log of a backup into the database, all of it or nothing."""
+    with database(Settings()) as url:
+        head = backups.head_of(url)
+        if replace and head and not yes:
+            asked = f"The log there, its head at position {head:,}, is lost. Replace it?"
+            typer.confirm(asked, abort=True, err=True)
+        with _moving("restoring", file, quiet=json) as report:
+            done = backups.restore(
+                url, file, replace=replace, despite_connections=despite_connections, report=report
+            )
+    if json:
+        emit(done)
+        return
+    console.print(
+        f"restored: head at position {done.head:,}, {done.streams:,} streams, "
+        f"{done.commands:,} commands, {done.artifacts:,} artifacts; the log was verified"
+    )
+    if done.replaced:
+        console.print(f"replaced a log whose head was at position {done.replaced:,}; {_NOTE}")
+
+
+@app.command()
+def prune(
+    older_than: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="DAYS", help="CHAINLYTICS_COMMAND_RETENTION_DAYS where it is not said."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Forget the ids of old commands, as `serve` does by itself. A retry after that is run anew."""
+    settings = Settings()
+    kept = settings.command_retention if older_than is None else timedelta(days=older_than)
+    if kept is None:
+        raise CliError("ids are remembered for ever by the settings; say --older-than DAYS")
+
+    async def work(url: str, report: Callable[[int], None]) -> int:
+        async with await AsyncConnection.connect(url, autocommit=True) as connection:
+            return await retention.prune(connection, kept, report=report)
+
+    title = f"forgetting commands older than {kept.days} days"
+    with (
+        database(settings) as url,
+        console.status(title) if not json else nullcontext() as status,
+    ):
+
+        def report(count: int) -> None:
+            if status is not None:
+                status.update(f"{title}: {count:,}")
+
+        count = asyncio.run(work(url, report))
+    if json:
+        emit({"forgotten": count, "older_than_days": kept.days})
+    else:
+        console.print(f"{count:,} commands older than {kept.days} days are forgotten")
+
+
+@contextmanager
+def _moving(what: str, file: Path, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """Say what begins and show, at a terminal, how many bytes are done."""
+    title = f"{what} {file}"
+    if not quiet:
+        console.print(escape(title))
+    with console.status(escape(title)) if not quiet else nullcontext() as status:
+        try:
+            yield (
+                lambda done: (
+                    None if status is None else status.update(f"{escape(title)}: {decimal(done)}")
+                )
+            )
+        except backups.BackupError as error:
+            raise CliError(str(error)) from error

@@ -165,7 +165,7 @@ def _send(
 
     receipt = run(work, organisation)
     if json:
-        emit(receipt)
+        emit(receipt._asdict())
     else:
         name = receipt.stream.partition("/")[2][:12]
         console.print(f"done: model {name} at log position {receipt.position}")

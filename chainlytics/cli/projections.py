@@ -34,7 +34,7 @@ def list_projections(json: Json = False) -> None:
         await app.projector.prepare()
         return await Positions(app.log, app.url).states()
 
-    columns = ("name", "position", "behind", "updated_at", "error")
+    columns = ("name", "position", "behind", "diverged", "updated_at", "error")
     rows("Projections", run(work), json, columns)
 
 

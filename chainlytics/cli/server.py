@@ -183,11 +183,12 @@ def _listen(host: str, port: int) -> socket.socket:
 def _workers_in_thread(url: str) -> Iterator[None]:
     """Read models and decisions on an event loop of their own: a long batch holds up no request."""
     loop = asyncio.new_event_loop()
+    remember = Settings().command_retention
 
     async def work() -> None:
         while True:
             try:
-                await run_workers(url, projector=True, consumer=True)
+                await run_workers(url, projector=True, consumer=True, remember=remember)
             except Exception as error:
                 _log.error("workers start again", error=str(error))
                 await asyncio.sleep(2)
@@ -212,7 +213,14 @@ def _workers_in_thread(url: str) -> Iterator[None]:
 
 def _run_alone(*, projector: bool, consumer: bool) -> None:
     async def work(url: str) -> None:
-        task = asyncio.ensure_future(run_workers(url, projector=projector, consumer=consumer))
+        task = asyncio.ensure_future(
+            run_workers(
+                url,
+                projector=projector,
+                consumer=consumer,
+                remember=Settings().command_retention,
+            )
+        )
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):

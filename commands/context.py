@@ -1,0 +1,115 @@
+"""What surrounds a command: who sends it, under which id, and what may become of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from uuid import UUID, uuid4
+
+from commands.handler import Stream
+from domain.access import Role
+from domain.errors import Refused
+from domain.values import Command, Event
+from eventstore import CommandReused, Entry, NewEvent, Receipt, VersionConflict
+from eventstore.ids import named_id
+
+
+class Forbidden(Exception):
+    """The sender's roles do not allow the command."""
+
+    def __init__(self, command: str, roles: Collection[Role], needed: Collection[Role]) -> None:
+        self.command, self.roles, self.needed = command, roles, needed
+        have = ", ".join(sorted(roles)) or "no role"
+        super().__init__(f"{command} needs one of {', '.join(sorted(needed))}; you have {have}")
+
+
+class TooMuchContention(Exception):
+    """Others kept changing a stream for as long as we tried.
+
+    ``conflict`` is the last one: which stream was expected at which version and found at which.
+    """
+
+    def __init__(
+        self, attempts: int, conflict: VersionConflict | None, streams: Sequence[Stream]
+    ) -> None:
+        self.conflict = conflict
+        told = "the streams kept changing"
+        if conflict is not None:
+            names = [stream.name for stream in streams if stream.id == conflict.stream_id]
+            name = names[0] if names else str(conflict.stream_id)
+            told = (
+                f"{name} kept changing (at last: expected version {conflict.expected}, "
+                f"found {conflict.actual})"
+            )
+        super().__init__(f"{told}; gave up after {attempts} attempts")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Who sends a command and what led to it.
+
+    ``command_id`` makes a retry safe: the same id is answered with the first result.
+    ``digest`` replaces the command's own digest where the sender's words are known better
+    (HTTP: the body as it was sent, before the server put its time into it).
+    """
+
+    organisation_id: UUID
+    actor: str
+    roles: frozenset[Role]
+    command_id: UUID = field(default_factory=uuid4)
+    correlation_id: UUID = field(default_factory=uuid4)
+    causation_id: UUID | None = None
+    digest: bytes | None = None
+
+
+#: A command and what surrounds it.
+Sent = tuple[Command, Context]
+#: Topic and stored bytes of an event.
+Encode = Callable[[Event], tuple[str, bytes]]
+#: What became of one command of many.
+Result = Receipt | Refused | CommandReused | Forbidden
+
+
+def command_id(organisation_id: UUID, key: str) -> UUID:
+    """The id of a command that is known by a key of the sender's own."""
+    return named_id(organisation_id, f"command:{key}")
+
+
+def digest_of(command: Command) -> bytes:
+    """SHA-256 over the command's name and JSON."""
+    name = type(command).__name__.encode()
+    return hashlib.sha256(name + b"\0" + command.__pydantic_serializer__.to_json(command)).digest()
+
+
+def derived(context: Context, cause: UUID, step: str) -> Context:
+    """The context of a command that follows from an event: its id comes from the event's, so
+    that answering the event twice is one command."""
+    return replace(context, command_id=named_id(cause, step), causation_id=cause)
+
+
+def entry_of(
+    encode: Encode,
+    command: Command,
+    context: Context,
+    stream: Stream,
+    version: int,
+    events: Sequence[Event],
+) -> Entry:
+    """The command's part of an append: its events behind ``version`` of its stream."""
+    new = []
+    for event in events:
+        version += 1
+        topic, state = encode(event)
+        new.append(NewEvent(stream.id, version, topic, state))
+    return Entry(
+        context.command_id,
+        context.digest or digest_of(command),
+        stream.name,
+        version,
+        context.organisation_id,
+        context.actor,
+        context.correlation_id,
+        context.causation_id,
+        new,
+    )

@@ -8,10 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import spine
+from benchmarks import append, growth, load, spine
 from eventstore.embedded import EmbeddedPostgres
 
-BENCHMARKS = {"spine": spine}
+BENCHMARKS = {"append": append, "growth": growth, "load": load, "spine": spine}
 
 
 def main() -> int:

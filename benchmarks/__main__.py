@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import append, growth, load, spine
+from chainlytics.memory import calm_collector
 from eventstore.embedded import EmbeddedPostgres
 
 BENCHMARKS = {"append": append, "growth": growth, "load": load, "spine": spine}
@@ -24,6 +25,8 @@ def main() -> int:
         for name, module in BENCHMARKS.items():
             print(f"{name:10} {(module.__doc__ or '').splitlines()[0]}")
         return 0
+
+    calm_collector()  # as every process of ours does
 
     def say(line: str) -> None:
         if not arguments.json:

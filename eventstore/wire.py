@@ -133,6 +133,7 @@ class Wire:
         while True:
             try:
                 if self._pgconn is None:
+                    await self.close()  # what is left of one that broke while nobody used it
                     async with asyncio.timeout_at(give_up):
                         await self._connect()
                 return await self._exchange(

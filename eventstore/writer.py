@@ -119,18 +119,18 @@ class Writer:
         while True:
             await self._work.wait()
             group = self._next_group()
-            if not group:
-                if self._closing:
-                    return
+            if group:
+                try:
+                    await self._commit(group)
+                finally:
+                    self._pending -= sum(waiting.weight for waiting in group)
+            elif self._closing:
+                return
+            else:
                 self._work.clear()
-                continue
-            try:
-                await self._commit(group)
-            finally:
-                self._pending -= sum(waiting.weight for waiting in group)
-                if self._turned_away:
-                    async with self._room:
-                        self._room.notify_all()
+            if self._turned_away:
+                async with self._room:
+                    self._room.notify_all()
 
     async def _commit(self, group: Sequence[Waiting]) -> None:
         try:

@@ -476,6 +476,27 @@ def test_a_unit_is_not_stored_unless_the_one_before_it_was(database: str) -> Non
 # back-pressure
 
 
+def test_room_that_a_unit_leaves_unstored_is_given_to_who_waits(database: str) -> None:
+    stream, waits = uuid4(), uuid4()
+
+    async def run() -> Receipt:
+        async with Writer(database, max_pending=2, patience_s=20) as writer:
+            with head_locked(database):
+                first = await writer.hand_in(unit(stream, 5))  # there is no version 4
+                second = await writer.hand_in(unit(stream, 6), after=first)
+                third = asyncio.ensure_future(writer.append(unit(waits, 1, 2)))
+                await until_waiting(database)
+            with pytest.raises(VersionConflict):
+                await first
+            with pytest.raises(PredecessorFailed):
+                await second
+            [receipt] = await asyncio.wait_for(third, 10)
+            return receipt
+
+    assert asyncio.run(run()).version == 2
+    assert versions(database, waits) == [1, 2]
+
+
 def test_who_finds_no_room_in_time_is_told(database: str) -> None:
     refused, stalled, later = uuid4(), uuid4(), uuid4()
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from chainlytics import __version__
 from chainlytics.cli import data, database, decisions, demo, events, models, projections, server
 from chainlytics.cli.console import CliError, complain
+from chainlytics.memory import calm_collector
 from chainlytics.settings import Settings
 from chainlytics.telemetry import configure_logs
 from commands import Forbidden, TooMuchContention
@@ -43,6 +44,7 @@ def _start(
     ] = False,
 ) -> None:
     configure_logs(Settings().log_level, pretty=sys.stderr.isatty())
+    calm_collector()
 
 
 server.add_to(app)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import sys
@@ -13,6 +12,7 @@ from datetime import datetime
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
+import uvloop
 from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
@@ -66,7 +66,7 @@ def run(
             return await work(app, settings)
 
     with database(settings) as url:
-        return asyncio.run(within(url))
+        return uvloop.run(within(url))
 
 
 class _Rate(ProgressColumn):

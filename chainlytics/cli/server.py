@@ -16,6 +16,7 @@ from typing import Annotated
 import structlog
 import typer
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from api.app import create_app
@@ -227,4 +228,4 @@ def _run_alone(*, projector: bool, consumer: bool) -> None:
             await task
 
     with database(Settings()) as url:
-        asyncio.run(work(url))
+        uvloop.run(work(url))

@@ -65,6 +65,7 @@ class Bus:
         cache_size: states kept in memory.
         snapshot_every: events of a stream between two snapshots of its state.
         catalogue: the events that handlers make.
+        patience_s: how long a command waits for those before it on its stream.
     """
 
     def __init__(
@@ -77,13 +78,14 @@ class Bus:
         cache_size: int = 100_000,
         snapshot_every: int = 20,
         catalogue: Catalogue = CATALOGUE,
+        patience_s: float = 15.0,
     ) -> None:
         self._log = log
         self._writer = writer
         self._handlers = handlers
         self._states = States(streams, catalogue, size=cache_size, every=snapshot_every)
         self._encode = catalogue.encode
-        self._turns = Turns()
+        self._turns = Turns(patience_s=patience_s)
         self._repeats = False  # whether the last batch held commands that the log knew
 
     async def execute(self, command: Command, context: Context) -> Receipt:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -71,33 +73,32 @@ class States:
         self._known.pop(stream_id.int, None)
 
     async def load(self, streams: Sequence[Stream]) -> list[Known]:
-        """The newest state of each stream.
+        """The newest state of each stream: from its snapshot or its first event, never from what is
+        in memory, which a log restored from a backup may not hold.
 
         Raises:
             LogUnavailable: the database did not answer in time.
         """
-        before = [self.get(stream.id) or Known(0, stream.decider.initial) for stream in streams]
         found = await self._streams.load(
-            {
-                stream.id: Wanted(known.version, self._fingerprint(stream.decider))
-                for stream, known in zip(streams, before, strict=True)
-            }
+            {stream.id: Wanted(0, self._fingerprint(stream.decider)) for stream in streams}
         )
         newest: list[Known] = []
-        for (stream_id, _, decider), now in zip(streams, before, strict=True):
+        for stream_id, _, decider in streams:
             snapshot, events = found[stream_id]
+            now = Known(0, decider.initial)
             if snapshot is not None:
                 try:
                     now = Known(snapshot.version, self._rules_of(decider).read(snapshot.state))
                 except ValidationError as error:
                     _log.error("snapshot unreadable", stream_id=str(stream_id), error=str(error))
-                    without = {stream_id: Wanted(now.version, _NO_SNAPSHOT)}
+                    without = {stream_id: Wanted(0, _NO_SNAPSHOT)}
                     _, events = (await self._streams.load(without))[stream_id]
             since = now.version
             if events:
                 decoded = (self._catalogue.decode(topic, state) for _, topic, state in events)
                 now = Known(events[-1][0], decider.fold(decoded, now.state))
             newest.append(now)
+            self.forget(stream_id)
             self.remember(stream_id, decider, now, since)
         return newest
 
@@ -128,17 +129,17 @@ class States:
 class Rules:
     """How a decider's states become bytes and back, and the fingerprint of what made them.
 
-    The fingerprint covers the state's fields and types, the source of the file that folds, and how
-    older events are upcast: after a change of any, streams are folded from their events again.
+    The fingerprint covers the state's fields and types and the source of the package whose rules
+    fold it, upcasters included: after any change there, streams are folded from their events again.
     """
 
     def __init__(self, decider: Decider[Any], catalogue: Catalogue) -> None:
         self._adapter: TypeAdapter[Any] = TypeAdapter(type(decider.initial))
-        source = inspect.getsource(sys.modules[decider.evolve.__module__])
         schema = json.dumps(self._adapter.json_schema(), sort_keys=True)
         upcast = sorted(f"{old} {new}" for old, (new, _) in catalogue.upcasters.items())
-        made_of = "\0".join((decider.evolve.__qualname__, schema, source, *upcast))
-        self.fingerprint = hashlib.sha256(made_of.encode()).hexdigest()[:32].encode()
+        made_of = "\0".join((decider.evolve.__qualname__, schema, *upcast))
+        source = _source(decider.evolve.__module__)
+        self.fingerprint = hashlib.sha256(made_of.encode() + source).hexdigest()[:32].encode()
 
     def write(self, state: Any) -> bytes:
         """The state as JSON."""
@@ -151,3 +152,11 @@ class Rules:
             ValidationError: it is none.
         """
         return self._adapter.validate_json(state)
+
+
+@functools.cache
+def _source(module: str) -> bytes:
+    """A digest of the module's file and those beside it, where it is part of a package."""
+    file = Path(inspect.getfile(sys.modules[module]))
+    files = sorted(file.parent.glob("*.py")) if "." in module else [file]
+    return hashlib.sha256(b"\0".join(one.read_bytes() for one in files)).digest()

@@ -52,8 +52,11 @@ class Waiting:
         """A unit that waits from now on.
 
         Raises:
-            ValueError: an event does not follow on its stream's expected version.
+            ValueError: there are no entries, or an event does not follow on its stream's expected
+                version.
         """
+        if not unit.entries:
+            raise ValueError("a unit without entries: there is nothing to store")
         weight = 0
         versions = {stream_id.int: version for stream_id, version in unit.expected.items()}
         looks = frozenset(versions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -196,9 +197,16 @@ class Log:
         return found
 
     async def answers(self, command_ids: Collection[UUID]) -> dict[UUID, tuple[bytes, Receipt]]:
-        """Digest and first answer of those of the commands that are in the log."""
-        async with self.connection() as connection:
-            rows = await (await connection.execute(_COMMANDS, (list(command_ids),))).fetchall()
+        """Digest and first answer of those of the commands that are in the log.
+
+        Raises:
+            LogUnavailable: the database did not answer in the time that the pool gives.
+        """
+        try:
+            async with asyncio.timeout(self._pool.timeout), self.connection() as connection:
+                rows = await (await connection.execute(_COMMANDS, (list(command_ids),))).fetchall()
+        except TimeoutError as error:
+            raise LogUnavailable("the database did not answer in time") from error
         return {
             command_id: (digest, Receipt(stream, version, position, repeated=True))
             for command_id, digest, stream, version, position in rows

@@ -12,15 +12,11 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 _PRUNING = 0x_C4A1_0003
-# By ranges of places in the table: each page is looked at once, however much was deleted before it.
-_STEP = """
-WITH old AS MATERIALIZED (
-    SELECT ctid FROM commands
-    WHERE ctid > %(behind)s::tid AND recorded_at < %(before)s ORDER BY ctid LIMIT %(step)s
-), gone AS (
-    DELETE FROM commands WHERE ctid = ANY (ARRAY(SELECT ctid FROM old)) RETURNING 1
-)
-SELECT (SELECT count(*) FROM gone), (SELECT max(ctid)::text FROM old)"""
+# By ranges of pages: each is read once, however much was deleted before it.
+_STEP = """DELETE FROM commands
+WHERE ctid >= %(first)s::tid AND ctid < %(end)s::tid AND recorded_at < %(before)s"""
+_SIZE = """SELECT now() - %s,
+    pg_relation_size('commands') / current_setting('block_size')::bigint"""
 _log = structlog.get_logger(__name__)
 
 
@@ -28,29 +24,27 @@ async def prune(
     connection: AsyncConnection[TupleRow],
     older_than: timedelta,
     *,
-    step: int = 5000,
+    pages: int = 128,
     report: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Forget commands accepted longer ago than ``older_than``; how many those were.
 
-    A retry of a forgotten command is run as a new one. Each step is a transaction of its own and
-    locks the rows that it deletes, nothing else. ``report`` is told the count after each.
+    A retry of a forgotten command is run as a new one. Each step looks at so many ``pages`` of the
+    table, in a transaction of its own, and locks the rows that it deletes, nothing else.
+    ``report`` is told the count after each.
 
     Raises:
         psycopg.Error: the database refused; what was forgotten before stays so.
     """
-    row = await (await connection.execute("SELECT now() - %s", (older_than,))).fetchone()
+    row = await (await connection.execute(_SIZE, (older_than,))).fetchone()
     assert row is not None
-    behind, count = "(0,0)", 0
-    while True:
-        found = await (
-            await connection.execute(_STEP, {"behind": behind, "before": row[0], "step": step})
-        ).fetchone()
-        assert found is not None
-        if found[1] is None:
-            return count
-        count, behind = count + int(found[0]), found[1]
+    before, size = row
+    count = 0
+    for first in range(0, int(size), pages):
+        step = {"first": f"({first},0)", "end": f"({first + pages},0)", "before": before}
+        count += (await connection.execute(_STEP, step)).rowcount
         report(count)
+    return count
 
 
 async def keep_pruned(url: str, older_than: timedelta, *, every: timedelta) -> None:
@@ -67,6 +61,6 @@ async def keep_pruned(url: str, older_than: timedelta, *, every: timedelta) -> N
                     count = await prune(connection, older_than)
                     if count:
                         _log.info("old command ids forgotten", commands=count)
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        except psycopg.Error as error:
             _log.warning("pruning later", error=str(error).strip())
         await asyncio.sleep(every.total_seconds())

@@ -53,6 +53,7 @@ _SAVE = Statement(
     (UUIDS, TEXTS, BIGINTS, BYTES),
 )
 _MOST = 1000  # streams in one load
+_WAITING = 10_000  # loads that may wait for one under way
 _log = structlog.get_logger(__name__)
 
 
@@ -78,6 +79,12 @@ class Loaded(NamedTuple):
     events: list[tuple[int, str, bytes]]
 
 
+class _Asked(NamedTuple):
+    wanted: Mapping[UUID, Wanted]
+    found: asyncio.Future[dict[UUID, Loaded]]
+    since: float
+
+
 class Streams:
     """Loads streams and keeps their snapshots, over one connection of its own.
 
@@ -88,9 +95,8 @@ class Streams:
 
     def __init__(self, url: str, *, patience_s: float = 15.0) -> None:
         self._wire = Wire(url, [_LOAD, _SAVE], patience_s=patience_s)
-        self._queue: deque[tuple[Mapping[UUID, Wanted], asyncio.Future[dict[UUID, Loaded]]]] = (
-            deque()
-        )
+        self._patience_s = patience_s
+        self._queue: deque[_Asked] = deque()
         self._snapshots: dict[UUID, Snapshot] = {}
         self._busy = False
         self._task: asyncio.Task[None] | None = None
@@ -111,8 +117,11 @@ class Streams:
             LogUnavailable: the database did not answer in time.
         """
         if self._busy:
-            found: asyncio.Future[dict[UUID, Loaded]] = asyncio.get_running_loop().create_future()
-            self._queue.append((wanted, found))
+            if len(self._queue) >= _WAITING:
+                raise LogUnavailable(f"{len(self._queue)} loads wait for the database already")
+            loop = asyncio.get_running_loop()
+            found: asyncio.Future[dict[UUID, Loaded]] = loop.create_future()
+            self._queue.append(_Asked(wanted, found, loop.time()))
             return await found
         # Alone, a load waits for nobody, nor for a task to be made for it.
         self._busy = True
@@ -146,19 +155,23 @@ class Streams:
 
     async def _load_next(self) -> None:
         batch = [self._queue.popleft()]
-        count = len(batch[0][0])
-        while self._queue and count + len(self._queue[0][0]) <= _MOST:
+        count = len(batch[0].wanted)
+        while self._queue and count + len(self._queue[0].wanted) <= _MOST:
             batch.append(self._queue.popleft())
-            count += len(batch[-1][0])
+            count += len(batch[-1].wanted)
         try:
-            found = await self._fetch([one for wanted, _ in batch for one in wanted.items()])
+            found = await self._fetch([one for asked in batch for one in asked.wanted.items()])
         except (LogUnavailable, psycopg.Error) as error:
-            for _, answer in batch:
-                if not answer.done():
-                    answer.set_exception(LogUnavailable(f"streams cannot be loaded: {error}"))
+            # Who has waited as long as these is told too, not after as long again.
+            late = asyncio.get_running_loop().time() - self._patience_s
+            while self._queue and self._queue[0].since <= late:
+                batch.append(self._queue.popleft())
+            for asked in batch:
+                if not asked.found.done():
+                    asked.found.set_exception(LogUnavailable(f"streams cannot be loaded: {error}"))
             return
         start = 0
-        for wanted, answer in batch:
+        for wanted, answer, _ in batch:
             mine = dict(zip(wanted, found[start : start + len(wanted)], strict=True))
             start += len(wanted)
             if not answer.done():

@@ -7,8 +7,10 @@ that was most of the cost of a command. Here a column is packed by one join (doc
 from __future__ import annotations
 
 import asyncio
+import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus
+from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import TupleRow
 
@@ -26,7 +28,13 @@ CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 _ANSWERED = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 # Our statements are look-ups by index, planned once: a plan anew for each run costs more than the
 # run, and one made while a table was small would read it whole ever after.
-_SETTINGS = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off"
+# A lock is waited for no longer than the caller waits: given up, its backend must not act later.
+_SETTINGS = """SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off;
+SET lock_timeout = {lock_ms}"""
+# What another connection, or another moment, may answer otherwise: lost connections, servers that
+# start or stop, serialisation, a standby that was asked, statements that are gone.
+_PASSING = re.compile("08|40|57P0|25006|26000|0A000")
+_LOCKED = "55P03"
 _log = structlog.get_logger(__name__)
 
 
@@ -144,30 +152,58 @@ class Wire:
                     give_up,
                 )
             except TimeoutError:
-                await self.close()  # whose answer would be taken for the next one's
+                await self._give_up()
                 raise LogUnavailable(
                     f"the database did not answer within {self._patience_s:g} s"
                 ) from None
-            except CONNECTION_ERRORS as error:
-                await self.close()
-                if loop.time() + 0.1 > give_up:
+            except psycopg.Error as error:
+                if error.sqlstate == _LOCKED:
                     raise LogUnavailable(
-                        f"the database cannot be reached: {str(error).strip()}"
+                        f"the database did not answer within {self._patience_s:g} s: a transaction "
+                        "of somebody else holds a lock"
                     ) from error
-                _log.warning("log connection lost, trying again", error=str(error).strip())
+                if not self._passing(error):
+                    raise
+                await self.close()
+                told = error.diag.message_primary or str(error).strip()
+                if loop.time() + 0.1 > give_up:
+                    raise LogUnavailable(f"the database cannot be reached: {told}") from error
+                _log.warning("log connection lost, trying again", error=told)
                 await asyncio.sleep(0.1)
             except asyncio.CancelledError:
                 await self.close()  # in the middle of an exchange
                 raise
 
+    def _passing(self, error: psycopg.Error) -> bool:
+        """Whether the same statement may fare better on another connection."""
+        if self._pgconn is None or self._pgconn.status != ConnStatus.OK or error.sqlstate is None:
+            return True
+        return _PASSING.match(error.sqlstate) is not None
+
+    async def _give_up(self) -> None:
+        """Stop the statement, as far as the server listens, and close: its late answer would be
+        taken for the next one's."""
+        if self._connection is not None:
+            with suppress(psycopg.Error, TimeoutError):
+                await self._connection.cancel_safe(timeout=1.0)
+        await self.close()
+
     async def _connect(self) -> None:
         connection = await AsyncConnection.connect(self._url, autocommit=True, connect_timeout=5)
         self._connection = connection
-        await connection.execute(_SETTINGS, prepare=False)
+        settings = _SETTINGS.format(lock_ms=max(1, int(self._patience_s * 900)))
+        await connection.execute(settings, prepare=False)
         self._pgconn = connection.pgconn
         self._descriptor = self._pgconn.socket
         loop = asyncio.get_running_loop()
         loop.add_reader(self._descriptor, self._read)
+        try:
+            await self._prepare(loop)
+        except BaseException:
+            await self.close()  # half prepared it would never be of use
+            raise
+
+    async def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
         for one in self._statements:
             await self._exchange(
                 loop,

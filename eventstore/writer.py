@@ -10,11 +10,17 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Self
 
+import psycopg
 import structlog
 
 from eventstore.group import APPEND, Answer, Waiting, answer, columns
 from eventstore.log import LogUnavailable, PredecessorFailed, Receipt, Unit
 from eventstore.wire import Wire
+
+
+class AppendRefused(LogUnavailable):
+    """The database answered, and did not store the unit: a full disk, a value it cannot hold."""
+
 
 _WHOLE = 16  # units that are not worth being divided into two groups
 _log = structlog.get_logger(__name__)
@@ -44,9 +50,8 @@ class Writer:
         self._patience_s = patience_s
         self._queue: deque[Waiting] = deque()
         self._pending = 0
-        self._turned_away = 0  # callers that wait for room
+        self._line: deque[tuple[int, asyncio.Future[None]]] = deque()  # callers that wait for room
         self._work = asyncio.Event()
-        self._room = asyncio.Condition()
         self._wire = Wire(url, [APPEND], patience_s=patience_s)
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -90,30 +95,48 @@ class Writer:
         loop = asyncio.get_running_loop()
         waiting = Waiting.of(unit, loop.create_future(), loop.time())
         waiting.after = after
-        weight = waiting.weight
-        if self._pending and self._pending + weight > self._max_pending:
-            await self._wait_for_room(weight)
+        if self._line or not self._fits(waiting.weight):
+            await self._wait_for_room(waiting.weight)
+        else:
+            self._pending += waiting.weight
         # Asked after the wait: who queues behind the last group would wait for ever.
         if self._closing:
+            self._pending -= waiting.weight
             raise LogUnavailable("the log writer is closing")
-        self._pending += weight
         self._queue.append(waiting)
         self._work.set()
         return waiting.answer
 
+    def _fits(self, weight: int) -> bool:
+        return not self._pending or self._pending + weight <= self._max_pending
+
     async def _wait_for_room(self, weight: int) -> None:
-        self._turned_away += 1
+        """Return when the room is the caller's. First come, first served: small units do not
+        overtake a large one for ever."""
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        place = (weight, admitted)
+        self._line.append(place)
         try:
-            async with asyncio.timeout(self._patience_s), self._room:
-                await self._room.wait_for(
-                    lambda: not self._pending or self._pending + weight <= self._max_pending
-                )
-        except TimeoutError:
-            raise LogUnavailable(
-                f"{self._pending} events wait for the database, more than it takes now"
-            ) from None
-        finally:
-            self._turned_away -= 1
+            async with asyncio.timeout(self._patience_s):
+                await admitted
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if not admitted.cancelled():  # it had come just then
+                self._pending -= weight
+            else:
+                self._line.remove(place)
+            self._admit()  # who was behind may fit
+            if isinstance(error, TimeoutError):
+                raise LogUnavailable(
+                    f"{self._pending} events wait for the database, more than it takes now"
+                ) from None
+            raise
+
+    def _admit(self) -> None:
+        """Give the room that there is to those who wait for it."""
+        while self._line and self._fits(self._line[0][0]):
+            weight, admitted = self._line.popleft()
+            self._pending += weight
+            admitted.set_result(None)
 
     async def _run(self) -> None:
         while True:
@@ -122,34 +145,47 @@ class Writer:
             if group:
                 try:
                     await self._commit(group)
+                except Exception as error:  # whatever it is, nobody waits for ever
+                    _log.exception("append failed")
+                    _fail(group, LogUnavailable(f"the append failed: {error!r}"))
                 finally:
                     self._pending -= sum(waiting.weight for waiting in group)
             elif self._closing:
                 return
             else:
                 self._work.clear()
-            if self._turned_away:
-                async with self._room:
-                    self._room.notify_all()
+            self._admit()
 
     async def _commit(self, group: Sequence[Waiting]) -> None:
         try:
-            result = await self._wire.run(APPEND, columns(group))
+            answer(group, await self._wire.run(APPEND, columns(group)))
         except LogUnavailable as error:
             _log.error("append failed", error=str(error), units=len(group))
             _fail(group, error)
             self._fail_the_impatient(error)
-        except Exception as error:
-            if len(group) > 1:
-                # One unit holds what the database cannot store, so nothing was stored:
-                # one by one, it alone fails and its neighbours do not.
-                for waiting in group:
-                    await self._commit([waiting])
+        except psycopg.Error as error:
+            if len(group) == 1:
+                _log.error("append refused", error=str(error))
+                _fail(group, AppendRefused(f"the database did not take the append: {error}"))
                 return
-            _log.error("append refused", error=str(error))
-            _fail(group, LogUnavailable(f"the database did not take the append: {error}"))
-        else:
-            answer(group, result)
+            # One unit holds what the database cannot store, so nothing was stored: one by one, it
+            # alone fails and its neighbours do not.
+            for number, waiting in enumerate(group):
+                await self._commit([waiting])
+                if self._away(waiting):
+                    _fail(group[number + 1 :], LogUnavailable("the database went away"))
+                    return
+
+    @staticmethod
+    def _away(waiting: Waiting) -> bool:
+        """Whether a unit was given up because the database does not answer."""
+        done = waiting.answer
+        return (
+            done.done()
+            and not done.cancelled()
+            and isinstance(done.exception(), LogUnavailable)
+            and not isinstance(done.exception(), AppendRefused)
+        )
 
     def _fail_the_impatient(self, error: LogUnavailable) -> None:
         """Who has waited as long as the group that failed is told too, not after as long again."""
@@ -199,4 +235,4 @@ class Writer:
 def _fail(group: Sequence[Waiting], error: LogUnavailable) -> None:
     for waiting in group:
         if not waiting.answer.done():  # otherwise its caller was cancelled
-            waiting.answer.set_exception(LogUnavailable(str(error)))
+            waiting.answer.set_exception(type(error)(str(error)))

@@ -345,6 +345,60 @@ def test_a_conflict_fails_one_unit_and_not_its_neighbours(database: str) -> None
     assert positions(database, start) == list(range(start + 1, start + 7))
 
 
+def test_a_group_with_a_bad_unit_on_a_stalled_database_is_told_at_once(database: str) -> None:
+    """One by one, each would wait as long as all of them may."""
+    good = [unit(uuid4(), 1) for _ in range(12)]
+    bad = unit(uuid4(), 1, topic="no\0text")
+
+    async def run() -> list[Any]:
+        async with Writer(database, patience_s=0.5) as writer:
+            with head_locked(database):
+                async with asyncio.timeout(4):
+                    units = [*good[:6], bad, *good[6:]]
+                    return await asyncio.gather(
+                        *(writer.append(one) for one in units), return_exceptions=True
+                    )
+
+    outcomes = asyncio.run(run())
+    assert all(isinstance(one, LogUnavailable) for one in outcomes)
+
+
+def test_an_error_of_one_unit_is_not_taken_for_a_lost_connection(database: str) -> None:
+    """PostgreSQL calls it operational, psycopg too: it is the unit's own all the same."""
+    fine, bad = uuid4(), uuid4()
+    with psycopg.connect(database) as connection:
+        connection.execute(
+            """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF NEW.topic = 'too.Large.v1' THEN
+                    RAISE EXCEPTION 'too large' USING ERRCODE = '54000';
+                END IF;
+                RETURN NEW;
+            END $$"""
+        )
+        connection.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+    try:
+
+        async def run() -> tuple[Any, Any]:
+            async with Writer(database, patience_s=20) as writer, asyncio.timeout(10):
+                return await asyncio.gather(
+                    writer.append(unit(fine, 1)),
+                    writer.append(unit(bad, 1, topic="too.Large.v1")),
+                    return_exceptions=True,
+                )
+
+        stored, refused = asyncio.run(run())
+    finally:
+        with psycopg.connect(database) as connection:
+            connection.execute("DROP TRIGGER refuse ON events")
+            connection.execute("DROP FUNCTION refuse")
+    assert isinstance(stored, list)
+    assert isinstance(refused, LogUnavailable)
+    assert "too large" in str(refused)
+    assert (versions(database, fine), versions(database, bad)) == ([1], [])
+
+
 def test_what_cannot_be_stored_fails_alone(database: str) -> None:
     good, bad = [uuid4(), uuid4()], uuid4()
     answers = asyncio.run(
@@ -476,6 +530,51 @@ def test_a_unit_is_not_stored_unless_the_one_before_it_was(database: str) -> Non
 # back-pressure
 
 
+def test_a_large_unit_is_not_overtaken_by_small_ones_for_ever(database: str) -> None:
+    large = uuid4()
+
+    async def run() -> tuple[Receipt, int]:
+        small = 0
+        async with Writer(database, max_pending=20, patience_s=10) as writer:
+
+            async def send() -> None:
+                nonlocal small
+                while True:
+                    await writer.append(unit(uuid4(), *range(1, 8)))
+                    small += 1
+
+            sending = [asyncio.create_task(send()) for _ in range(8)]
+            [receipt] = await writer.append(unit(large, *range(1, 19)))
+            for task in sending:
+                task.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
+        assert writer.pending == 0
+        return receipt, small
+
+    receipt, small = asyncio.run(run())
+    assert receipt.version == 18
+    assert small < 1000, "it came soon"
+
+
+def test_a_caller_that_leaves_the_line_takes_no_room_along(database: str) -> None:
+    async def run() -> int:
+        async with Writer(database, max_pending=2) as writer:
+            with head_locked(database):
+                first = asyncio.ensure_future(writer.append(unit(uuid4(), 1, 2)))
+                await until_waiting(database)
+                waiting = [asyncio.ensure_future(writer.append(unit(uuid4(), 1))) for _ in range(5)]
+                await asyncio.sleep(0)
+                waiting[0].cancel()
+                waiting[3].cancel()
+                await asyncio.sleep(0)
+            done = await asyncio.gather(first, *waiting, return_exceptions=True)
+            assert sum(isinstance(one, asyncio.CancelledError) for one in done) == 2
+            assert sum(isinstance(one, list) for one in done) == 4
+            return writer.pending
+
+    assert asyncio.run(run()) == 0
+
+
 def test_room_that_a_unit_leaves_unstored_is_given_to_who_waits(database: str) -> None:
     stream, waits = uuid4(), uuid4()
 
@@ -509,7 +608,7 @@ def test_who_finds_no_room_in_time_is_told(database: str) -> None:
                     await writer.append(unit(refused, 1))
                 with pytest.raises(LogUnavailable, match="did not answer"):
                     await first
-                terminate(database, *waiting_backends(database))
+                assert waiting_backends(database) == [], "nothing of theirs is stored later"
             await writer.append(unit(later, 1))
 
     asyncio.run(run())

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore import Receipt, Unit, Writer, prepare_database
+from eventstore import Receipt, Unit, Writer, prepare_database, retention
 from eventstore.retention import keep_pruned, prune
 from tests.test_log import entry, head, head_locked, unit
 
@@ -47,22 +47,32 @@ async def fill(url: str, count: int) -> None:
         await asyncio.gather(*(writer.append(unit(uuid4(), 1)) for _ in range(count)))
 
 
-async def pruned(url: str, older_than: timedelta, step: int = 7) -> tuple[int, list[int]]:
+async def pruned(url: str, older_than: timedelta) -> tuple[int, list[int]]:
     told: list[int] = []
     async with await AsyncConnection.connect(url, autocommit=True) as connection:
-        return await prune(connection, older_than, step=step, report=told.append), told
+        return await prune(connection, older_than, pages=1, report=told.append), told
 
 
 def test_old_ids_are_forgotten_in_steps_and_young_ones_kept(database: str) -> None:
     async def story() -> None:
-        await fill(database, 40)
-        age(database, 31, 25)
-        assert await pruned(database, MONTH) == (25, [7, 14, 21, 25])
-        assert commands(database) == 15
-        assert await pruned(database, MONTH) == (0, [])
-        assert head(database) == 40, "events stay"
+        await fill(database, 400)
+        age(database, 31, 250)
+        count, steps = await pruned(database, MONTH)
+        assert count == 250
+        assert len(steps) > 3, "a page a step"
+        assert steps == sorted(steps)
+        assert commands(database) == 150
+        assert (await pruned(database, MONTH))[0] == 0
+        assert head(database) == 400, "events stay"
 
     asyncio.run(story())
+
+
+def test_a_step_reads_its_own_pages_only(database: str) -> None:
+    with psycopg.connect(database) as connection:
+        step = {"first": "(7,0)", "end": "(9,0)", "before": "2026-01-01"}
+        plan = connection.execute(f"EXPLAIN {retention._STEP}", step).fetchall()
+    assert any("Tid Range Scan" in line for (line,) in plan), plan
 
 
 def test_a_remembered_id_gets_its_first_answer_and_a_forgotten_one_is_run_anew(
@@ -72,11 +82,11 @@ def test_a_remembered_id_gets_its_first_answer_and_a_forgotten_one_is_run_anew(
         stream, id_ = uuid4(), uuid4()
         async with Writer(database) as writer:
             [first] = await writer.append(unit(stream, 1, command_id=id_))
-            assert await pruned(database, MONTH) == (0, [])
+            assert (await pruned(database, MONTH))[0] == 0
             [again] = await writer.append(unit(stream, 1, command_id=id_))
             assert again == first._replace(repeated=True)
             age(database, 31, 1)
-            assert await pruned(database, MONTH) == (1, [1])
+            assert (await pruned(database, MONTH))[0] == 1
             [anew] = await writer.append(unit(stream, 2, command_id=id_))
             assert anew == Receipt(first.stream, 2, 2)
 

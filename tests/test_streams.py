@@ -19,6 +19,7 @@ from commands.turns import Turns
 from domain.access import Role
 from domain.catalogue import Catalogue
 from domain.decider import Decider
+from domain.errors import Refused
 from domain.values import Command, Event
 from eventstore import Log, LogUnavailable, Writer, prepare_database
 from eventstore.streams import Snapshot, Streams, Wanted
@@ -60,6 +61,8 @@ CATALOGUE = Catalogue({"test": (Added,)}, {}, {})
 
 def handlers(decider: Decider[Counter], seen: list[int]) -> dict[type[Command], Handler]:
     def decide(command: Add, _: str, counter: Counter) -> Sequence[Event]:
+        if not command.amount:
+            raise Refused("counter.nothing", counter=command.counter)
         seen.append(counter.total)
         return [Added(counter=command.counter, amount=command.amount)]
 
@@ -82,7 +85,7 @@ class House:
         self.organisation = organisation
         self.seen: list[int] = []
 
-    def fresh(self, decider: Decider[Counter] = COUNTERS) -> Bus:
+    def fresh(self, decider: Decider[Counter] = COUNTERS, *, patience_s: float = 15) -> Bus:
         return Bus(
             self.log,
             self.streams,
@@ -90,6 +93,7 @@ class House:
             handlers(decider, self.seen),
             snapshot_every=EVERY,
             catalogue=CATALOGUE,
+            patience_s=patience_s,
         )
 
     async def add(self, bus: Bus, times: int = 1, counter: str = "A") -> None:
@@ -326,6 +330,87 @@ def test_a_bus_is_told_when_streams_cannot_be_loaded(database: str) -> None:
                 stalling.execute("LOCK TABLE snapshots IN ACCESS EXCLUSIVE MODE")
                 with pytest.raises(LogUnavailable):
                     await one.add(one.fresh())
+
+    asyncio.run(story())
+
+
+def test_commands_on_one_stream_are_all_told_when_the_database_stalls(database: str) -> None:
+    """Their turns come one after the other; their patience does not add up."""
+
+    async def story() -> None:
+        prepare_database(database)
+        async with (
+            AsyncConnectionPool(database, open=False, timeout=1) as pool,
+            Streams(database, patience_s=0.5) as streams,
+            Writer(database, patience_s=0.5) as writer,
+        ):
+            one = House(Log(pool), streams, writer, uuid4())
+            bus = one.fresh(patience_s=0.5)
+            await one.add(bus)
+            with head_locked(database):
+                async with asyncio.timeout(4):  # 30 times half a second would be 15
+                    outcomes = await asyncio.gather(
+                        *(one.add(bus) for _ in range(30)), return_exceptions=True
+                    )
+            assert all(isinstance(outcome, LogUnavailable) for outcome in outcomes)
+            await one.add(bus)
+
+    asyncio.run(story())
+
+
+def test_a_refusal_is_not_waited_for_when_the_database_stalls(database: str) -> None:
+    async def story() -> None:
+        prepare_database(database)
+        async with (
+            AsyncConnectionPool(database, open=False, timeout=0.5) as pool,
+            Streams(database, patience_s=0.5) as streams,
+            Writer(database, patience_s=0.5) as writer,
+        ):
+            one = House(Log(pool), streams, writer, uuid4())
+            bus = one.fresh()
+            await one.add(bus)
+            with psycopg.connect(database) as stalling:
+                stalling.execute("LOCK TABLE commands IN ACCESS EXCLUSIVE MODE")
+                async with asyncio.timeout(15):
+                    with pytest.raises(LogUnavailable):
+                        await bus.execute(
+                            Add(counter="A", amount=0),
+                            Context(one.organisation, "ana", frozenset({Role.SERVICE})),
+                        )
+
+    asyncio.run(story())
+
+
+def test_no_more_loads_wait_than_are_let(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventstore.streams._WAITING", 50)
+
+    async def story() -> None:
+        prepare_database(database)
+        async with Streams(database, patience_s=0.5) as streams:
+            with psycopg.connect(database) as stalling:
+                stalling.execute("LOCK TABLE snapshots IN ACCESS EXCLUSIVE MODE")
+                async with asyncio.timeout(4):
+                    outcomes = await asyncio.gather(
+                        *(streams.load({uuid4(): Wanted(0, b"")}) for _ in range(200)),
+                        return_exceptions=True,
+                    )
+            assert all(isinstance(one, LogUnavailable) for one in outcomes)
+            assert sum("wait for the database already" in str(one) for one in outcomes) == 149
+            assert await streams.load({(one := uuid4()): Wanted(0, b"")}) == {one: (None, [])}
+
+    asyncio.run(story())
+
+
+def test_a_connection_whose_statements_could_not_be_prepared_is_made_anew(database: str) -> None:
+    async def story() -> None:
+        prepare_database(database)
+        with psycopg.connect(database, autocommit=True) as connection:
+            async with Streams(database, patience_s=2) as streams:
+                connection.execute("ALTER TABLE snapshots RENAME TO elsewhere")
+                with pytest.raises(LogUnavailable, match="snapshots"):
+                    await streams.load({uuid4(): Wanted(0, b"")})
+                connection.execute("ALTER TABLE elsewhere RENAME TO snapshots")
+                assert await streams.load({(one := uuid4()): Wanted(0, b"")}) == {one: (None, [])}
 
     asyncio.run(story())
 

@@ -33,6 +33,8 @@ COPY_TYPES = [
     *("uuid", "timestamptz", "uuid", "uuid", "text"),
 ]
 ANSWER_TYPES = ["uuid", "bytea", "text", "int8", "int8", "timestamptz"]
+#: The rows have the shape of ours: so many streams, each with rising versions.
+_STREAMS = [uuid4() for _ in range(2000)]
 Row = tuple[Any, ...]
 
 
@@ -122,8 +124,9 @@ def _table(url: str) -> Iterator[str]:
 def _rows(first: int, count: int) -> Iterator[Row]:
     state, now = PAYLOAD.encode(), datetime.now(UTC)
     for position in range(first + 1, first + count + 1):
+        version, stream = divmod(position - 1, len(_STREAMS))
         yield (
-            *(uuid4(), 1, TOPIC, state, position, uuid4()),
+            *(_STREAMS[stream], version + 1, TOPIC, state, position, uuid4()),
             *(ORGANISATION, now, uuid4(), None, "benchmark"),
         )
 
@@ -135,8 +138,8 @@ def _frame(rows: int) -> pl.DataFrame:
     # causation_id is left out: a column of nulls is no more work than none.
     return pl.DataFrame(
         {
-            "originator_id": ids(),
-            "originator_version": [1] * rows,
+            "originator_id": [_STREAMS[n % len(_STREAMS)].bytes for n in range(rows)],
+            "originator_version": [n // len(_STREAMS) + 1 for n in range(rows)],
             "topic": [TOPIC] * rows,
             "state": [PAYLOAD.encode()] * rows,
             "notification_id": range(1, rows + 1),

@@ -122,7 +122,7 @@ class Writer:
         except (TimeoutError, asyncio.CancelledError) as error:
             if not admitted.cancelled():  # it had come just then
                 self._pending -= weight
-            else:
+            elif place in self._line:
                 self._line.remove(place)
             self._admit()  # who was behind may fit
             if isinstance(error, TimeoutError):
@@ -133,10 +133,14 @@ class Writer:
 
     def _admit(self) -> None:
         """Give the room that there is to those who wait for it."""
-        while self._line and self._fits(self._line[0][0]):
-            weight, admitted = self._line.popleft()
-            self._pending += weight
-            admitted.set_result(None)
+        while self._line:
+            weight, admitted = self._line[0]
+            if not admitted.done():  # otherwise its caller has just left
+                if not self._fits(weight):
+                    return
+                self._pending += weight
+                admitted.set_result(None)
+            self._line.popleft()
 
     async def _run(self) -> None:
         while True:

@@ -75,15 +75,27 @@ class DecisionConsumer:
         self._batch = batch
 
     async def prepare(self) -> None:
-        """Create the feature tables; rebuild those whose declaration changed."""
+        """Create the feature tables; rebuild those that are new or whose declaration changed."""
         async with await self._connect() as connection:
             changed = await store.prepare(connection, FEATURE_TABLES)
             async with connection.transaction():
                 if await self._started_over(connection):
                     return
+            positions = await store.progress(connection, FEATURE_TABLES)
+        begun = any(known.position for known in positions.values())
+        new = [table for table in FEATURE_TABLES if begun and not positions[table.name].position]
         projector = Projector(self._url, FEATURE_TABLES)
         for table in changed:
             await projector.rebuild(table, if_outdated=True)
+        for table in new:
+            await projector.rebuild(table)
+        async with await self._connect() as connection, connection.transaction():
+            known = await store.progress(connection, FEATURE_TABLES, lock=True)
+            if len({one.position for one in known.values()}) > 1:
+                # Rebuilt to the head while requests before it wait: a batch would be folded into
+                # some tables twice. Answers that are on the log are not given again.
+                _log.warning("feature tables stand apart, deciding from the start of the log")
+                await store.start_over(connection, FEATURE_TABLES)
 
     async def run(self) -> None:
         """Follow the log for ever; survives a restart of the server by itself."""

@@ -23,10 +23,12 @@ from domain.decisions import (
     RecordDecision,
 )
 from domain.inventory import AdjustStock, CloseSite
-from domain.orders import AllocateOrder, DeliverOrder, ShipOrder
+from domain.orders import AllocateOrder, DeliverOrder, OrderAllocated, ShipOrder
 from domain.values import Event
 from eventstore import Receipt
+from ml.catalogue import FEATURE_TABLES
 from ml.scoring import ADDITIVITY_TOLERANCE
+from projections.projector import Projector
 from tests.world import (
     NOW,
     a_year,
@@ -281,6 +283,55 @@ def test_batches_of_any_size_make_the_same_feature_rows(year: str) -> None:
                 made = await events_of(app, DecisionMade)
             assert rows() == live
             assert len({event.decision_id for event in made}) == len(made)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("case", ["new", "changed"])
+def test_a_feature_table_that_joins_while_requests_wait_counts_nothing_twice(
+    year: str, case: str
+) -> None:
+    """Rebuilt to the head, it is ahead of the others, whose batch must not be folded into it."""
+
+    async def story() -> None:
+        async with company(year) as app:
+            await app.consumer.catch_up()
+            first, second = (await open_orders(app))[2:4]
+            await request(app, f"d-joins-{case}", first)  # waits: nobody decides now
+            site_id = (await events_of(app, OrderAllocated))[-1].site_id
+            for command in (
+                AllocateOrder(order_id=second, site_id=site_id, allocated_at=NOW),
+                ShipOrder(order_id=second, shipped_at=NOW),
+                DeliverOrder(order_id=second, delivered_at=NOW + timedelta(days=2)),
+            ):
+                await app.bus.execute(command, context())
+        with psycopg.connect(year, autocommit=True) as connection:
+            changes = {
+                "new": "DELETE FROM projections WHERE name = 'feature_lanes'",
+                "changed": "UPDATE projections SET fingerprint = '' WHERE name = 'feature_lanes'",
+            }
+            assert connection.execute(changes[case].encode()).rowcount == 1
+            async with company(year) as app:
+                await app.consumer.prepare()
+                await app.consumer.catch_up()
+                made = await events_of(app, DecisionMade)
+
+            def rows() -> dict[str, list[Any]]:
+                return {
+                    table.name: sorted(
+                        connection.execute(f"SELECT t::text FROM read_models.{table.name} t")
+                    )
+                    for table in FEATURE_TABLES
+                }
+
+            joined = rows()
+            for table in FEATURE_TABLES:
+                await Projector(year, FEATURE_TABLES).rebuild(table)
+            anew = rows()
+            assert [name for name in anew if anew[name] != joined[name]] == []
+        decided = [event.decision_id for event in made]
+        assert decided.count(f"d-joins-{case}") == 1
+        assert len(set(decided)) == len(decided)
 
     asyncio.run(story())
 

@@ -23,7 +23,7 @@ from domain.errors import Refused
 from domain.values import Command, Event
 from eventstore import Log, LogUnavailable, Writer, prepare_database
 from eventstore.streams import Streams
-from tests.test_log import head_locked
+from tests.appending import head_locked
 
 SERVICE = frozenset({Role.SERVICE})
 

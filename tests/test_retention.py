@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 
 from eventstore import Receipt, Unit, Writer, prepare_database, retention
 from eventstore.retention import keep_pruned, prune
-from tests.test_log import entry, head, head_locked, unit
+from tests.appending import entry, head, head_locked, unit
 
 MONTH = timedelta(days=30)
 

@@ -23,7 +23,7 @@ from domain.errors import Refused
 from domain.values import Command, Event
 from eventstore import Log, LogUnavailable, Writer, prepare_database
 from eventstore.streams import Snapshot, Streams, Wanted
-from tests.test_log import head_locked, terminate, unit
+from tests.appending import head_locked, terminate, unit
 
 EVERY = 10
 _folded: list[int] = []

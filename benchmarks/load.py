@@ -18,7 +18,7 @@ from commands.states import States
 from eventstore.streams import Streams
 
 EVENTS = 1_000
-TAIL = 10
+TAIL = 5
 STREAMS = 20
 ROUNDS = 15
 Say = Callable[[str], None]

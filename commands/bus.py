@@ -76,7 +76,7 @@ class Bus:
         handlers: Mapping[type[Command], Handler],
         *,
         cache_size: int = 100_000,
-        snapshot_every: int = 20,
+        snapshot_every: int = 10,
         catalogue: Catalogue = CATALOGUE,
         patience_s: float = 15.0,
     ) -> None:

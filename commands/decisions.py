@@ -23,7 +23,7 @@ SUBJECTS: Mapping[str, tuple[Callable[[str], Read], Callable[[Any, str], None]]]
 
 def decision_stream(decision_id: str) -> str:
     """The stream of a decision."""
-    return f"decisions/{decision_id}"
+    return decisions.STREAM.format(decision_id=decision_id)
 
 
 def _subject(command: decisions.RequestDecision) -> Sequence[Read]:

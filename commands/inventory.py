@@ -19,12 +19,12 @@ class _OfStock(_OfSite, Protocol):
 
 def site_stream(site_id: str) -> str:
     """The stream of a site."""
-    return f"sites/{site_id}"
+    return inventory.SITE_STREAM.format(site_id=site_id)
 
 
 def stock_stream(site_id: str, sku: str) -> str:
     """The stream of one SKU at one site."""
-    return f"stock/{site_id}/{sku}"
+    return inventory.STOCK_STREAM.format(site_id=site_id, sku=sku)
 
 
 def _site(command: _OfSite) -> list[Read]:

@@ -9,7 +9,7 @@ from domain.access import OPERATE, PLAN
 
 def model_stream(model_hash: str) -> str:
     """The stream of a model."""
-    return f"models/{model_hash}"
+    return models.STREAM.format(model_hash=model_hash)
 
 
 HANDLERS = (

@@ -13,7 +13,7 @@ from domain.values import Event
 
 def order_stream(order_id: str) -> str:
     """The stream of an order."""
-    return f"orders/{order_id}"
+    return orders.STREAM.format(order_id=order_id)
 
 
 def _sites(command: orders.AllocateOrder) -> list[Read]:

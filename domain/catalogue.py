@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from string import Formatter
 from typing import Any
 
 from domain import decisions, inventory, models, orders
@@ -141,6 +142,11 @@ SENTENCES: Mapping[type[Event], str] = (
     orders.SENTENCES | inventory.SENTENCES | decisions.SENTENCES | models.SENTENCES
 )
 
+#: The stream of each event: a template over its fields.
+STREAMS: Mapping[type[Event], str] = (
+    orders.STREAMS | inventory.STREAMS | decisions.STREAMS | models.STREAMS
+)
+
 #: Schema version by event class; 1 where it is not named.
 VERSIONS: Mapping[type[Event], int] = {}
 
@@ -156,6 +162,11 @@ encode = CATALOGUE.encode
 decode = CATALOGUE.decode
 present = CATALOGUE.present
 as_json = CATALOGUE.as_json
+
+
+def fields_of_stream(template: str) -> tuple[str, ...]:
+    """The fields that name a stream, in their order."""
+    return tuple(name for _, name, _, _ in Formatter().parse(template) if name)
 
 
 def area_of(topic: str) -> str:

@@ -196,6 +196,10 @@ EVENTS = (
     DecisionOutcomeRecorded,
 )
 
+#: The stream that an event belongs to, by its fields.
+STREAM = "decisions/{decision_id}"
+STREAMS: dict[type[Event], str] = dict.fromkeys(EVENTS, STREAM)
+
 SENTENCES: dict[type[Event], str] = {
     DecisionRequested: "Decision {decision_id} ({kind}) was requested for {subject_id}",
     DecisionMade: "Decision {decision_id} for {subject_id} was made by model {model_hash} "

@@ -153,6 +153,17 @@ class StockAdjusted(Event):
 
 EVENTS = (SiteOpened, SiteClosed, StockReceived, StockPicked, StockAdjusted)
 
+#: The stream that an event belongs to, by its fields.
+SITE_STREAM = "sites/{site_id}"
+STOCK_STREAM = "stock/{site_id}/{sku}"
+STREAMS: dict[type[Event], str] = {
+    SiteOpened: SITE_STREAM,
+    SiteClosed: SITE_STREAM,
+    StockReceived: STOCK_STREAM,
+    StockPicked: STOCK_STREAM,
+    StockAdjusted: STOCK_STREAM,
+}
+
 SENTENCES: dict[type[Event], str] = {
     SiteOpened: "Site {site_id} was opened",
     SiteClosed: "Site {site_id} was closed: {reason}",

@@ -110,6 +110,10 @@ class ModelDeployed(Event):
 
 EVENTS = (ModelRegistered, ModelApproved, ModelDeployed)
 
+#: The stream that an event belongs to, by its fields.
+STREAM = "models/{model_hash}"
+STREAMS: dict[type[Event], str] = dict.fromkeys(EVENTS, STREAM)
+
 SENTENCES: dict[type[Event], str] = {
     ModelRegistered: "Model {model_hash} ({kind}) was registered by {registered_by}",
     ModelApproved: "Model {model_hash} was approved by {approved_by}",

@@ -214,6 +214,10 @@ class OrderCancelled(Event):
 
 EVENTS = (OrderPlaced, OrderAllocated, OrderShipped, OrderDelivered, OrderCancelled)
 
+#: The stream that an event belongs to, by its fields.
+STREAM = "orders/{order_id}"
+STREAMS: dict[type[Event], str] = dict.fromkeys(EVENTS, STREAM)
+
 SENTENCES: dict[type[Event], str] = {
     OrderPlaced: "Order {order_id} was placed by customer {customer_id}: {units} units, "
     "goods worth {goods_minor} {currency} minor units, promised by {promised_at}",

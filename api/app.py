@@ -13,13 +13,25 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
-from api import audit, decisions, errors, health, inventory, kpis, models, orders, stream
+from api import (
+    audit,
+    decisions,
+    errors,
+    health,
+    inventory,
+    kpis,
+    metrics,
+    models,
+    orders,
+    projections,
+    stream,
+)
 from api.correlation import Correlation
 from api.dependencies import Dependencies
 
 PREFIX = "/api/v1"
 _ASSETS = Path(fastapi_offline.__file__).with_name("static")
-_ROUTERS = (orders, inventory, decisions, models, kpis, audit, stream, health)
+_ROUTERS = (orders, inventory, decisions, models, kpis, audit, projections, stream, health)
 
 _DESCRIPTION = """
 Commands become events in one log; read models answer queries; decisions come with their reasons.
@@ -57,6 +69,7 @@ def create_app(open_parts: OpenParts, *, version: str) -> FastAPI:
     app.add_middleware(Correlation)
     for module in _ROUTERS:
         app.include_router(module.router, prefix=PREFIX)
+    app.include_router(metrics.router)  # where Prometheus looks by itself
 
     app.mount("/assets", StaticFiles(directory=_ASSETS), name="assets")
 

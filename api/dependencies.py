@@ -7,6 +7,7 @@ from uuid import UUID
 
 from fastapi import Depends, Header, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import AwareDatetime
 from structlog.contextvars import bind_contextvars
 
 from api.tokens import Identity, InvalidToken, Issuer
@@ -18,6 +19,7 @@ from ml.replay import Replayed
 from readmodels.access import QUERIES
 from readmodels.database import ReadModels
 from readmodels.page import MAX_LIMIT
+from readmodels.past import Past
 from readmodels.positions import Positions
 
 #: How long a query waits for its read model to come to ``min_position``, in seconds.
@@ -32,6 +34,7 @@ class Dependencies:
     log: Log
     issuer: Issuer
     positions: Positions
+    past: Past
     news: Bell
     replay: Callable[[UUID, str], Awaitable[list[Replayed]]]
 
@@ -105,6 +108,7 @@ def reading(query: str, *tables: str) -> Any:
 
     async def read(
         deps: Parts,
+        response: Response,
         caller: Annotated[Identity, allowed(query)],
         min_position: Annotated[
             int | None,
@@ -116,7 +120,27 @@ def reading(query: str, *tables: str) -> Any:
             ),
         ] = None,
         x_min_position: Annotated[int | None, Header(ge=0, lt=2**63)] = None,
+        as_of: Annotated[
+            str | None,
+            Query(
+                max_length=40,
+                description="What the answer was then: a log position, or a time (RFC 3339) up to "
+                "which events were recorded.",
+                examples=["1234", "2026-03-31T23:59:59Z"],
+            ),
+        ] = None,
+        effective_at: Annotated[
+            AwareDatetime | None,
+            Query(
+                description="Only what counts from this moment or earlier by its own time, as far "
+                "as it is known (by `as_of`); for read models that know such times."
+            ),
+        ] = None,
     ) -> ReadModels:
+        if as_of is not None or effective_at is not None:
+            moment = await deps.past.at(as_of, effective_at)
+            response.headers["As-Of-Position"] = str(moment.position)
+            return ReadModels(deps.log, caller.organisation_id, deps.past, moment)
         position = max(min_position or 0, x_min_position or 0)
         if position:
             await deps.positions.wait_for(position, tables, PATIENCE_S)

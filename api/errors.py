@@ -19,8 +19,9 @@ from api.tokens import InvalidToken
 from commands import Forbidden, TooMuchContention
 from domain.errors import Refused
 from eventstore import CommandReused, LogUnavailable
-from readmodels.database import ReadModelDiverged
+from readmodels.database import ReadModelDiverged, ReadModelOutdated
 from readmodels.page import BadCursor
+from readmodels.past import NotAMoment, NotByEffectiveTime, NotFoldable, NotInThePast
 from readmodels.positions import ReadModelBehind
 
 _log = structlog.get_logger(__name__)
@@ -128,8 +129,13 @@ _PLAIN: tuple[tuple[type[Exception], int, str, Mapping[str, str]], ...] = (
     (CommandReused, 409, "idempotency-key-reused", {}),
     (TooMuchContention, 409, "too-much-contention", _RETRY),
     (BadCursor, 422, "bad-cursor", {}),
+    (NotAMoment, 422, "bad-as-of", {}),
+    (NotInThePast, 422, "bad-as-of", {}),
+    (NotByEffectiveTime, 422, "no-effective-time", {}),
     (LogUnavailable, 503, "log-unavailable", _RETRY),
     (ReadModelBehind, 503, "read-model-behind", _RETRY),
+    (NotFoldable, 503, "past-not-foldable", {"Retry-After": "5"}),
+    (ReadModelOutdated, 503, "read-model-outdated", {"Retry-After": "5"}),
     (ReadModelDiverged, 503, "read-model-diverged", {"Retry-After": "5"}),
 )
 

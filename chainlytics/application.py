@@ -91,7 +91,6 @@ async def run_workers(
     """
     async with application(url, pool_size=4) as app, asyncio.TaskGroup() as group:
         if projector:
-            await app.projector.prepare()
             group.create_task(app.projector.run(), name="projector")
         if consumer:
             await app.consumer.prepare()

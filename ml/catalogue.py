@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ml.fulfilment import FULFILMENT
 from ml.kind import Kind
-from projections.fold import Table
+from projections.table import Table
 
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (FULFILMENT,)}
 

@@ -27,7 +27,7 @@ from ml.history import join, matrix, with_sources
 from ml.kind import Failed, History, Kind, Request
 from ml.scoring import ModelUnfit, Scorer, Scores, libraries
 from ml.tables import CHAMPION
-from projections.engine import LAST_POSITION
+from projections.table import LAST_POSITION
 
 #: Loads the model of a hash; raises KeyError where there is none.
 LoadScorer = Callable[[str], Awaitable[Scorer]]

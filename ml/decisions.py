@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from time import monotonic
 from uuid import UUID, uuid5
 
 import structlog
@@ -30,13 +31,16 @@ from ml.deciding import decide
 from ml.history import LiveHistory
 from ml.kind import Kind, Request
 from ml.scoring import Scorer
-from projections import store
-from projections.engine import contributions, merge
+from projections import rows, store
+from projections.contributions import contributions
+from projections.engine import merge
 from projections.frames import decode, wanted
 from projections.projector import Projector
 
 _log = structlog.get_logger(__name__)
 ACTOR = "decision-consumer"
+#: A rate is believed from so many events on.
+_RATED = 500
 
 
 class Scorers:
@@ -56,6 +60,10 @@ class Scorers:
                 del self._loaded[next(iter(self._loaded))]
             self._loaded[key] = await asyncio.to_thread(Scorer, content, kind.feature_names)
         return self._loaded[key]
+
+
+class FeaturesIncomplete(Exception):
+    """A feature table could not fold some events: a decision would be made of wrong values."""
 
 
 class DecisionConsumer:
@@ -109,9 +117,14 @@ class DecisionConsumer:
 
     async def step(self, connection: Connection) -> bool:
         """Take one batch; whether there was one."""
+        begun = monotonic()
         async with connection.transaction():
             if await self._started_over(connection):
                 return True
+            if parked := (await store.outlook(connection, FEATURE_TABLES)).parked:
+                raise FeaturesIncomplete(
+                    f"{', '.join(sorted(parked))}: there are dead letters, decisions wait for them"
+                )
             known = await store.progress(connection, FEATURE_TABLES)
             position = min(progress.position for progress in known.values())
             events = await read_after(connection, position, self._batch)
@@ -130,8 +143,9 @@ class DecisionConsumer:
                 for cause, outcome in await kind.outcomes(events, history):
                     await self._send(outcome, cause, "outcome")
             for table, parts in batch.items():
-                await store.write_part(connection, table, merge(table, [parts]))
-            await store.advance(connection, FEATURE_TABLES, events[-1])
+                await rows.merge_part(connection, table, merge(table, [parts]))
+            rate = len(events) / (monotonic() - begun) if len(events) >= _RATED else None
+            await store.advance(connection, FEATURE_TABLES, events[-1].position, rate)
         return True
 
     async def _started_over(self, connection: Connection) -> bool:

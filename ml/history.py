@@ -9,9 +9,9 @@ import polars as pl
 
 from eventstore.log import Connection
 from ml.kind import History, Kind
-from projections import store
-from projections.engine import LAST_POSITION, running
-from projections.fold import Table
+from projections import rows
+from projections.running import running
+from projections.table import LAST_POSITION, Table
 
 Parts = Mapping[Table, pl.DataFrame]
 
@@ -40,12 +40,12 @@ class LiveHistory:
 
     async def parts(self, table: Table, keys: pl.DataFrame) -> pl.DataFrame:
         """The rows of the keys, then the batch."""
-        stored = await store.read_rows(self._connection, table, keys.drop_nulls(table.keys))
+        stored = await rows.read_rows(self._connection, table, keys.drop_nulls(table.keys))
         return pl.concat([stored, self._batch[table]])
 
     async def every(self, table: Table, organisation_id: str) -> pl.DataFrame:
         """The organisation's rows, then its part of the batch."""
-        stored = await store.read_all(self._connection, table, organisation_id)
+        stored = await rows.read_all(self._connection, table, organisation_id)
         batch = self._batch[table].filter(pl.col("organisation_id") == organisation_id)
         return pl.concat([stored, batch])
 

@@ -14,7 +14,8 @@ import polars as pl
 
 from domain.decisions import DecisionRequested, RecordOutcome
 from eventstore import StoredEvent
-from projections.fold import Table
+from projections.schema import whole
+from projections.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,6 @@ class Kind:
     def schema_hash(self) -> str:
         """SHA-256 over features and the tables they are taken from: a model fits one schema."""
         parts = [self.name]
-        parts += [f"{feature.name}={feature.value}" for feature in self.features]
+        parts += [f"{feature.name}={whole(feature.value)}" for feature in self.features]
         parts += [f"{source.alias}:{source.table.fingerprint}" for source in self.sources]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -21,10 +21,10 @@ from ml.fulfilment import FULFILMENT
 from ml.history import LogHistory, matrix, with_sources
 from ml.kind import Kind
 from ml.scoring import Scorer, base_score, libraries, seal
-from projections.engine import contributions
-from projections.fold import Table
+from projections.contributions import contributions
 from projections.frames import decode, wanted
 from projections.projector import Progress
+from projections.table import Table
 
 #: Share of the time span whose orders are learned from; the rest judges.
 TRAIN_SHARE = 0.75

@@ -30,7 +30,7 @@ from ml.decisions import Scorers, requests_in
 from ml.history import LogHistory
 from ml.kind import Kind, Request
 from ml.scoring import Scorer, libraries
-from projections.engine import contributions
+from projections.contributions import contributions
 from projections.frames import decode, wanted
 
 _CHUNK = 20_000

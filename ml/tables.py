@@ -19,7 +19,8 @@ from domain.orders import (
     OrderShipped,
 )
 from domain.values import Event
-from projections.fold import Fold, Table, count, first, last, total
+from projections.fold import Fold, count, first, last, total
+from projections.table import Table
 
 _TIMED = col("late").is_not_null()
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from polars import lit
 
 from domain.catalogue import AREAS, TOPICS
-from projections.fold import Table, first
+from projections.fold import first
 from projections.sentences import sentence
+from projections.table import Table
 
 _EVENTS = tuple(TOPICS)
 _AREA = {event: area for area, events in AREAS.items() for event in events}

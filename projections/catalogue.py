@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from projections import audit, decisions, inventory, kpis, models, orders
-from projections.fold import Table
+from projections.table import Table
 
 TABLES: Mapping[str, Table] = {
     table.name: table

@@ -11,7 +11,8 @@ from domain.decisions import (
     DecisionOutcomeRecorded,
     DecisionRequested,
 )
-from projections.fold import Table, first, last
+from projections.fold import first, last
+from projections.table import Table
 
 _ALL = (
     DecisionRequested,

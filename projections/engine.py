@@ -1,9 +1,4 @@
-"""The one engine of all folds, on polars frames: contributions, merging, the running form.
-
-A *part* is a frame with the table's keys, its columns and ``last_position`` (the log position of
-the newest event in each row). One event's contribution is a part, a batch is a part, a stored row
-is a part; parts merge to parts, in log order.
-"""
+"""The one engine of all folds: parts merge to parts and are finished to rows. See ``part.py``."""
 
 from __future__ import annotations
 
@@ -12,69 +7,93 @@ from functools import cache
 
 import polars as pl
 
-from domain.values import Event
 from eventstore import StoredEvent
-from projections.fold import Fold, Merge, Table
-from projections.frames import Frames, decode, wanted
-from projections.schema import METADATA, DataType, fields_of
-
-LAST_POSITION = "last_position"
-
-
-@cache
-def part_schema(table: Table) -> dict[str, DataType]:
-    """The columns of a part and their types, found by running the declaration on no rows."""
-    empty: dict[type, pl.DataFrame] = {}
-    for event in table.events:
-        known = {**METADATA, **fields_of(event)}
-        fields = table.fields(event) | {"position", "organisation_id"}
-        empty[event] = pl.DataFrame(schema={name: known[name] for name in sorted(fields)})
-    return dict(_stacked(table, empty).schema)
-
-
-def row_schema(table: Table) -> dict[str, DataType]:
-    """The columns of a finished row and their types."""
-    return dict(finish(table, pl.DataFrame(schema=part_schema(table))).schema)
-
-
-def contributions(table: Table, frames: Frames) -> pl.DataFrame:
-    """What each event contributes, in log order: one row for each event with a key."""
-    if not any(event in frames for event in table.events):
-        return pl.DataFrame(schema=part_schema(table))
-    part = _stacked(table, frames).cast(pl.Schema(part_schema(table)))
-    sums = [pl.col(name).fill_null(0) for name in _sums(table)]
-    return part.with_columns(sums).sort(LAST_POSITION, maintain_order=True)
-
-
-def _stacked(table: Table, frames: Frames) -> pl.DataFrame:
-    parts = []
-    for event in table.events:
-        frame = frames.get(event)
-        if frame is None:
-            continue
-        columns = [_contribution(fold, event).alias(name) for name, fold in table.columns.items()]
-        part = frame.select(
-            pl.col("organisation_id"),
-            *table.key_of(event),
-            *columns,
-            pl.col("position").alias(LAST_POSITION),
-        )
-        parts.append(part.drop_nulls(list(table.keys)))
-    return pl.concat(parts, how="vertical_relaxed")
+from projections.contributions import contributions
+from projections.fold import Fold, Merge
+from projections.frames import decode, wanted
+from projections.part import (
+    CLOSED,
+    FIRST_EFFECTIVE,
+    ORDER,
+    columns_by_order,
+    order_of,
+    orders_of,
+    part_schema,
+)
+from projections.table import LAST_EFFECTIVE, LAST_POSITION, Table, seen
 
 
 def merge(table: Table, parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """One row for each key from parts in log order."""
-    rows = pl.concat(parts, how="vertical_relaxed") if len(parts) > 1 else parts[0]
-    if table.every_event or rows.is_empty():
+    """One part from several, in any order; one row for each key, except where rows stay as many as
+    the events (``every_event``, ``recompute``) or may yet be forgotten (``closes``).
+
+    Raises:
+        polars.exceptions.InvalidOperationError: a total leaves 64 bits.
+    """
+    rows = pl.concat(parts) if len(parts) > 1 else parts[0]
+    if rows.is_empty():
         return rows
-    folded = [_merged(name, fold) for name, fold in table.columns.items()]
-    return rows.group_by(table.keys, maintain_order=True).agg(*folded, pl.col(LAST_POSITION).max())
+    if not table.reduces:
+        if len(parts) > 1:
+            rows = rows.sort(ORDER, maintain_order=True)
+        return _unforgotten(table, rows) if table.closes else rows
+    return _reduced(table, rows)
+
+
+def folded(table: Table, parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """As ``merge``, of parts in log order that nothing can come between: what a closing event makes
+    to be forgotten is forgotten, and the rest becomes one row."""
+    rows = merge(table, parts)
+    if not table.closes or rows.is_empty():
+        return rows
+    closing = pl.col(CLOSED).is_not_null() & (pl.col(CLOSED) == pl.col(ORDER))
+    said = (*table.columns, *columns_by_order(table))  # a closing event is forgotten too
+    return _reduced(table, rows.with_columns(pl.when(~closing).then(pl.col(said)).name.keep()))
 
 
 def finish(table: Table, part: pl.DataFrame) -> pl.DataFrame:
-    """Rows as readers see them: a part with its computed columns."""
-    return part.with_columns(**table.computed) if table.computed else part
+    """Rows as readers see them (and as they are stored): values without orders, computed columns,
+    no row that a closing event took away."""
+    if table.recompute is not None:
+        return _recomputed(table, part)
+    if table.closes:
+        part = folded(table, [part])
+        part = part.filter(pl.col(CLOSED).is_null() | (pl.col(CLOSED) < pl.col(ORDER)))
+    return _computed(table, part.select(_finished(table)))
+
+
+@cache
+def _finished(table: Table) -> list[pl.Expr]:
+    """The columns of finished rows before the computed ones, made once."""
+    columns = [visible(name, fold) for name, fold in table.columns.items()]
+    remembered = [
+        _remembered(name, fold).alias(seen(name))
+        for name, fold in table.columns.items()
+        if fold.merge in (Merge.DISTINCT, Merge.LATEST)
+    ]
+    last = [LAST_POSITION, *([LAST_EFFECTIVE] if table.effective else [])]
+    return [*map(pl.col, table.keys), *columns, *map(pl.col, last), *remembered]
+
+
+def resume(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
+    """The part that stored rows are: each stands for all events of its key up to its
+    ``last_position``, so that whatever is merged with it comes after it."""
+    return rows.select(_resumed(table))
+
+
+@cache
+def _resumed(table: Table) -> list[pl.Expr]:
+    """The columns of the part that stored rows are, made once."""
+    order = order_of(table, pl.col(LAST_POSITION), pl.col(LAST_EFFECTIVE), pl.lit(0))
+    made: dict[str, pl.Expr] = {name: pl.col(name) for name in table.keys}
+    made |= {name: _state(table, name, fold) for name, fold in table.columns.items()}
+    for at, names in columns_by_order(table).items():
+        values = pl.any_horizontal(_state(table, n, table.columns[n]).is_not_null() for n in names)
+        made[at] = pl.when(values).then(order)
+    made[LAST_POSITION] = pl.col(LAST_POSITION)
+    made[LAST_EFFECTIVE] = made[FIRST_EFFECTIVE] = pl.col(LAST_EFFECTIVE)
+    made |= {ORDER: order, CLOSED: pl.lit(None)}
+    return [made[name].cast(dtype).alias(name) for name, dtype in part_schema(table).items()]
 
 
 def fold_events(table: Table, events: Sequence[StoredEvent]) -> pl.DataFrame:
@@ -82,76 +101,144 @@ def fold_events(table: Table, events: Sequence[StoredEvent]) -> pl.DataFrame:
     return merge(table, [contributions(table, decode(events, wanted([table])))])
 
 
-def running(table: Table, parts: pl.DataFrame, probes: pl.DataFrame) -> pl.DataFrame:
-    """Each probe with the table's columns as of its position, in one pass.
-
-    Args:
-        table: the declaration.
-        parts: parts in log order, for example stored rows before the contributions of a batch.
-        probes: the table's keys and ``position``, and any other columns.
-
-    Returns:
-        The probes in their order, with the columns of the row that the table would have had at
-        that position, its ``last_position`` (null where it had no row) and computed columns.
-    """
-    keys = list(table.keys)
-    cumulated = [_cumulated(name, fold).over(keys) for name, fold in table.columns.items()]
-    history = parts.sort(LAST_POSITION, maintain_order=True).with_columns(cumulated)
-    # Rows without a key cannot match and would upset the join.
-    found = (
-        probes.with_row_index("_probe")
-        .sort("position")
-        .join_asof(
-            history,
-            left_on="position",
-            right_on=LAST_POSITION,
-            by=keys,
-            strategy="backward",
-            coalesce=False,
-            check_sortedness=False,
-        )
-        .sort("_probe")
-        .drop("_probe")
-    )
-    zero = [pl.col(name).fill_null(0) for name in _sums(table)]
-    return finish(table, found.with_columns(zero))
+# merging
 
 
-def _contribution(fold: Fold, event: type[Event]) -> pl.Expr:
-    expression = fold.contributions.get(event, pl.lit(None))
-    return expression if fold.dtype is None else expression.cast(fold.dtype)
+def _reduced(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
+    """One row for each key."""
+    if rows.height == 1:
+        return rows
+    folded = rows.group_by(table.keys, maintain_order=True).agg(_foldings(table))
+    return folded.select(list(part_schema(table)))
 
 
-def _sums(table: Table) -> list[str]:
-    return [name for name, fold in table.columns.items() if fold.merge is Merge.TOTAL]
+@cache
+def _foldings(table: Table) -> list[pl.Expr]:
+    """How the columns of parts become one, made once."""
+    states = [_merged(table, name, fold) for name, fold in table.columns.items()]
+    orders = [
+        pl.col(at).min() if table.columns[of[0]].merge is Merge.FIRST else pl.col(at).max()
+        for at, of in columns_by_order(table).items()
+    ]
+    names = [LAST_POSITION, LAST_EFFECTIVE, ORDER, CLOSED]
+    newest = [pl.col(name).max() for name in names if name in part_schema(table)]
+    oldest = [pl.col(FIRST_EFFECTIVE).min()] if table.effective else []
+    return [*states, *orders, *oldest, *newest]
 
 
-def _merged(name: str, fold: Fold) -> pl.Expr:
+def _merged(table: Table, name: str, fold: Fold) -> pl.Expr:
     column = pl.col(name)
     match fold.merge:
         case Merge.FIRST:
-            return column.drop_nulls().first()
+            return column.min_by(orders_of(table)[name])
         case Merge.LAST:
-            return column.drop_nulls().last()
+            return column.max_by(orders_of(table)[name])
         case Merge.TOTAL:
-            return column.sum()
+            return _sum(table, name, column)
         case Merge.LEAST:
             return column.min()
         case Merge.GREATEST:
             return column.max()
+        case _:
+            return merged_list(fold, column.explode().drop_nulls())
 
 
-def _cumulated(name: str, fold: Fold) -> pl.Expr:
+def _sum(table: Table, name: str, column: pl.Expr) -> pl.Expr:
+    # In 64 bits a sum would wrap around and say nothing.
+    if table.types[name] == pl.Int64():
+        return column.cast(pl.Int128).sum().cast(pl.Int64)
+    return column.sum()
+
+
+def merged_list(fold: Fold, items: pl.Expr) -> pl.Expr:
+    """The state of a column that is a list, from the items of several."""
+    if fold.merge is Merge.DISTINCT:
+        return items.unique().sort().head(fold.most + 1)  # one more tells whether there are more
+    ordered = items.sort_by(items.struct.field("at"), maintain_order=True)
+    if fold.merge is Merge.LATEST:
+        ordered = ordered.filter(ordered.struct.field("key").is_last_distinct())
+    return ordered.tail(fold.most) if fold.newest else ordered.head(fold.most)
+
+
+def _unforgotten(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows behind the last closing event of their key, and that event."""
+    closed = pl.col(CLOSED).max().over(table.keys)
+    return rows.filter(closed.is_null() | (pl.col(ORDER) >= closed))
+
+
+# finished rows
+
+
+def visible(name: str, fold: Fold) -> pl.Expr:
+    """A column's value as readers see it, from its state."""
     column = pl.col(name)
     match fold.merge:
-        case Merge.FIRST:
-            seen = column.is_not_null().cum_sum()
-            return pl.when(seen == 1).then(column).forward_fill()
-        case Merge.LAST:
-            return column.forward_fill()
-        case Merge.TOTAL:
-            return column.cum_sum()
-        case Merge.LEAST:
-            return column.cum_min().forward_fill()
-        case Merge.GREATEST:
-            return column.cum_max().forward_fill()
+        case Merge.COLLECT:
+            values = column.list.eval(pl.element().struct.field("value"))
+            return values.fill_null(_NONE)
+        case Merge.LATEST:
+            entry = pl.struct(pl.element().struct.field("key"), pl.element().struct.field("value"))
+            entries = column.list.eval(entry.sort_by(pl.element().struct.field("key")))
+            return entries.fill_null(_NONE)
+        case Merge.DISTINCT:
+            return _estimate(column, fold.most).alias(name)
+        case _:
+            return column
+
+
+_NONE = pl.lit([], pl.List(pl.Null))
+
+
+def _estimate(hashes: pl.Expr, most: int) -> pl.Expr:
+    """How many different values there are, from the smallest of their hashes."""
+    kept = hashes.list.len().cast(pl.Int64).fill_null(0)
+    # Hashes are kept as signed numbers, as Postgres has them: the least is -2**63.
+    share = hashes.list.max().cast(pl.Float64) / 2.0**64 + 0.5
+    return pl.when(kept <= most).then(kept).otherwise((most / share).round().cast(pl.Int64))
+
+
+def _remembered(name: str, fold: Fold) -> pl.Expr:
+    """What a fold has to remember beside its value."""
+    column = pl.col(name)
+    if fold.merge is Merge.DISTINCT:
+        return column
+    entry = pl.struct(pl.element().struct.field("key"), pl.element().struct.field("value"))
+    return column.list.eval(entry)
+
+
+def _state(table: Table, name: str, fold: Fold) -> pl.Expr:
+    """The state of a column from what is stored of it."""
+    match fold.merge:
+        case Merge.COLLECT:
+            return _marked(table, name, {"value": pl.element()})
+        case Merge.LATEST:
+            parts = {part: pl.element().struct.field(part) for part in ("key", "value")}
+            return _marked(table, seen(name), parts).alias(name)
+        case Merge.DISTINCT:
+            return pl.col(seen(name)).alias(name)
+        case _:
+            return pl.col(name)
+
+
+def _marked(table: Table, name: str, parts: dict[str, pl.Expr]) -> pl.Expr:
+    entry = pl.struct(_older(table).alias("at"), *(x.alias(n) for n, x in parts.items()))
+    return pl.col(name).list.eval(entry)
+
+
+def _older(table: Table) -> pl.Expr:
+    """Before every order that an event has."""
+    return pl.lit(-(2**126), pl.Int128) if table.effective else pl.lit(-(2**62), pl.Int64)
+
+
+def _recomputed(table: Table, part: pl.DataFrame) -> pl.DataFrame:
+    assert table.recompute is not None
+    given = part.sort(ORDER, maintain_order=True).drop(ORDER)
+    rows = table.recompute(given)
+    last = given.group_by(table.keys).agg(pl.col(LAST_POSITION).max())
+    rows = rows.drop(LAST_POSITION, strict=False).join(last, on=table.keys, how="inner")
+    return _computed(table, rows)
+
+
+def _computed(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
+    rows = rows.with_columns(**table.computed) if table.computed else rows
+    return rows.select(pl.col(name).cast(dtype) for name, dtype in table.row_types.items())

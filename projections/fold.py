@@ -1,25 +1,27 @@
-"""Declarations: a read model is a table whose columns are mergeable folds over events.
+"""Folds: what one event says about a column, and how what several events say becomes one value.
 
 A column says, for each event type, what one event contributes, as a polars expression over the
-event's fields and the metadata of its record (``METADATA``). How contributions merge is the fold.
-A contribution that is null is none. Merging is associative: parts are merged in log order.
+event's fields and the metadata of its record (``projections.schema.METADATA``). A contribution that
+is null is none. Merging is associative and safe out of order: ``first``, ``last``, ``collect`` and
+``latest_of_map`` remember where each value came from.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import polars as pl
 
-from domain.catalogue import TOPICS, VERSIONS
 from domain.values import Event
-from projections.schema import METADATA, fields_of
 
-Contribution = pl.Expr | str | int
-Contributions = Mapping[type[Event], Contribution]
+#: What one event contributes: an expression, a field's name, or a number.
+Contribution = pl.Expr | str | int | float
+#: One for an event, or as many as the event has keys.
+Contributed = Contribution | Sequence[Contribution]
+Contributions = Mapping[type[Event], Contributed]
 
 
 class Merge(StrEnum):
@@ -30,41 +32,61 @@ class Merge(StrEnum):
     TOTAL = "total"
     LEAST = "least"
     GREATEST = "greatest"
+    COLLECT = "collect"
+    DISTINCT = "count_distinct"
+    LATEST = "latest_of_map"
+    EACH = "each"
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
     """One column: what each event contributes and how contributions merge.
 
-    ``json`` marks text that holds JSON; it is stored as jsonb.
+    Attributes:
+        merge: how.
+        contributions: for each event type one expression, or one for each of the event's keys.
+        dtype: what contributions are cast to; None takes them as they are.
+        json: text that holds JSON; it is stored as jsonb.
+        most: how many values ``collect`` and ``latest_of_map`` keep, and up to how many
+            ``count_distinct`` is exact.
+        newest: whether ``collect`` keeps the newest values where there are too many.
+        map_keys: for ``latest_of_map``: the key that each contribution belongs to.
     """
 
     merge: Merge
-    contributions: Mapping[type[Event], pl.Expr]
+    contributions: Mapping[type[Event], tuple[pl.Expr, ...]]
     dtype: pl.DataType | type[pl.DataType] | None = None
     json: bool = False
+    most: int = 0
+    newest: bool = True
+    map_keys: Mapping[type[Event], tuple[pl.Expr, ...]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.merge in (Merge.COLLECT, Merge.DISTINCT, Merge.LATEST) and self.most < 1:
+            raise ValueError(f"{self.merge}: the bound must be at least 1, got {self.most}")
 
 
 def first(contributions: Contributions, *, json: bool = False) -> Fold:
-    """The earliest contribution in log order."""
+    """The earliest contribution."""
     return Fold(Merge.FIRST, _expressions(contributions), json=json)
 
 
 def last(contributions: Contributions, *, json: bool = False) -> Fold:
-    """The latest contribution in log order."""
+    """The latest contribution."""
     return Fold(Merge.LAST, _expressions(contributions), json=json)
 
 
 def total(contributions: Contributions) -> Fold:
-    """The sum; 0 without contributions. Exact for integers and decimals."""
+    """The sum; 0 without contributions. Exact for integers and decimals; a sum that leaves 64 bits
+    is an error, never another number."""
     return Fold(Merge.TOTAL, _expressions(contributions))
 
 
-def count(*events: type[Event], where: Mapping[type[Event], pl.Expr] | None = None) -> Fold:
+def count(*events: type[Event], where: Mapping[type[Event], Contribution] | None = None) -> Fold:
     """How many events; with ``where``, those of which the condition is true."""
-    ones: dict[type[Event], pl.Expr] = dict.fromkeys(events, pl.lit(1, pl.Int64))
+    ones: dict[type[Event], tuple[pl.Expr, ...]] = {e: (pl.lit(1, pl.Int64),) for e in events}
     for event, condition in (where or {}).items():
-        ones[event] = condition.cast(pl.Int64)
+        ones[event] = (pl.when(expression(condition)).then(pl.lit(1, pl.Int64)),)
     return Fold(Merge.TOTAL, ones, dtype=pl.Int64)
 
 
@@ -78,100 +100,66 @@ def greatest(contributions: Contributions) -> Fold:
     return Fold(Merge.GREATEST, _expressions(contributions))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Table:
-    """A read model, declared once; live, rebuilt and as-of by the same engine.
+def collect(contributions: Contributions, *, most: int = 100, newest: bool = True) -> Fold:
+    """The contributions as a list in log order: the newest ``most`` of them, or the oldest."""
+    return Fold(Merge.COLLECT, _expressions(contributions), most=most, newest=newest)
 
-    Attributes:
-        name: the table's name in the schema of read models.
-        key: for each event type, the key's expressions by column name (all of the same names).
-            ``organisation_id`` comes first by itself. An event whose key is null is left out.
-        columns: the folds.
-        computed: columns made of the others when a row is written.
-        indexes: further indexes, each a list of columns behind ``organisation_id``.
-        every_event: a row for each event: nothing is merged, rows are only added.
+
+def count_distinct(contributions: Contributions, *, exact: int = 1000) -> Fold:
+    """How many different contributions there are; 0 without any.
+
+    Exact up to ``exact`` different values. Beyond, an estimate from the smallest ``exact`` of
+    64-bit hashes (Bar-Yossef et al., Counting Distinct Elements in a Data Stream, 2002: bottom-k),
+    with a standard error of 1 / sqrt(exact - 2), 3 % for 1000.
     """
-
-    name: str
-    key: Mapping[type[Event], Mapping[str, Contribution] | Sequence[str]]
-    columns: Mapping[str, Fold]
-    computed: Mapping[str, pl.Expr] = field(default_factory=dict)
-    indexes: Sequence[Sequence[str]] = ()
-    every_event: bool = False
-
-    def __post_init__(self) -> None:
-        names = {self._names(key) for key in self.key.values()}
-        if len(names) != 1:
-            raise TypeError(f"{self.name}: every event needs the same key columns, got {names}")
-        for event, expressions in self._expressions_by_event().items():
-            if event not in self.key:
-                raise TypeError(f"{self.name}: {event.__name__} has no key")
-            known = fields_of(event).keys() | METADATA.keys()
-            for expression in expressions:
-                for name in expression.meta.root_names():
-                    if name not in known:
-                        raise TypeError(
-                            f"{self.name}: {event.__name__} has no field {name!r}; "
-                            f"it has {', '.join(sorted(known))}"
-                        )
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The key's column names, ``organisation_id`` first."""
-        return ("organisation_id", *self._names(next(iter(self.key.values()))))
-
-    @property
-    def events(self) -> tuple[type[Event], ...]:
-        """The event types that the table folds."""
-        return tuple(self.key)
-
-    def key_of(self, event: type[Event]) -> list[pl.Expr]:
-        """The expressions of the key for one event type, named."""
-        key = self.key[event]
-        pairs = key.items() if isinstance(key, Mapping) else [(name, pl.col(name)) for name in key]
-        return [_expression(value).alias(name) for name, value in pairs]
-
-    def fields(self, event: type[Event]) -> set[str]:
-        """The fields of an event that the table reads."""
-        expressions = self._expressions_by_event().get(event, [])
-        return {name for expression in expressions for name in expression.meta.root_names()}
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes when the declaration does."""
-        parts = [self.name, repr(self.keys), repr(self.indexes), str(self.every_event)]
-        for event in self.events:
-            parts += [event.__name__, *(str(expression) for expression in self.key_of(event))]
-            if event in VERSIONS:  # the same fields may say something else, in other units perhaps
-                parts.append(TOPICS[event])
-            parts += [f"{name}:{dtype}" for name, dtype in sorted(fields_of(event).items())]
-        for name, fold in self.columns.items():
-            parts += [name, fold.merge, str(fold.json)]
-            parts += [f"{e.__name__}={x}" for e, x in fold.contributions.items()]
-        parts += [f"{name}={expression}" for name, expression in self.computed.items()]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-    def _expressions_by_event(self) -> dict[type[Event], list[pl.Expr]]:
-        found = {event: self.key_of(event) for event in self.key}
-        for fold in self.columns.values():
-            for event, expression in fold.contributions.items():
-                found.setdefault(event, []).append(expression)
-        return found
-
-    @staticmethod
-    def _names(key: Mapping[str, Contribution] | Sequence[str]) -> tuple[str, ...]:
-        return tuple(key)
+    return Fold(Merge.DISTINCT, _expressions(contributions), most=exact)
 
 
-def _expressions(contributions: Contributions) -> dict[type[Event], pl.Expr]:
-    return {event: _expression(value) for event, value in contributions.items()}
+def latest_of_map(
+    contributions: Mapping[type[Event], tuple[Contributed, Contributed]], *, most: int = 1000
+) -> Fold:
+    """A map: the latest contribution under each map key, by the text of the key.
+
+    Args:
+        contributions: for each event type (map key, value). A null value contributes nothing.
+        most: entries kept at most: those that changed last.
+    """
+    keys = {event: pair[0] for event, pair in contributions.items()}
+    values = {event: pair[1] for event, pair in contributions.items()}
+    return Fold(Merge.LATEST, _expressions(values), most=most, map_keys=_expressions(keys))
 
 
-def _expression(value: Contribution) -> pl.Expr:
+def each(contributions: Contributions, *, json: bool = False) -> Fold:
+    """What every single event says, for tables with a row for each event (``every_event``) and
+    tables that are recomputed (``recompute``)."""
+    return Fold(Merge.EACH, _expressions(contributions), json=json)
+
+
+def expression(value: Contribution) -> pl.Expr:
+    """A contribution as an expression: a text names a field, a number stands for itself.
+
+    Raises:
+        TypeError: it is none.
+    """
     match value:
         case pl.Expr():
             return value
         case str():
             return pl.col(value)
-        case _:
+        case bool() | float():
+            return pl.lit(value)
+        case int():
             return pl.lit(value, pl.Int64)
+    raise TypeError(
+        f"{value!r} is no contribution: write an expression, a field's name or a number"
+    )
+
+
+def expressions(value: Contributed) -> tuple[pl.Expr, ...]:
+    """One or several contributions as expressions."""
+    several: Any = value if isinstance(value, list | tuple) else (value,)
+    return tuple(expression(one) for one in several)
+
+
+def _expressions(contributions: Contributions) -> dict[type[Event], tuple[pl.Expr, ...]]:
+    return {event: expressions(value) for event, value in contributions.items()}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from polars import col, lit
 
 from domain.inventory import SiteClosed, SiteOpened, StockAdjusted, StockPicked, StockReceived
-from projections.fold import Table, count, first, last, total
+from domain.values import Event
+from projections.fold import count, first, last, total
+from projections.table import Table
 
 SITES = Table(
     name="sites",
@@ -18,6 +20,12 @@ SITES = Table(
         "opened": first({SiteOpened: "state"}, json=True),
     },
 )
+
+_MOVED_AT: dict[type[Event], str] = {
+    StockReceived: "received_at",
+    StockPicked: "picked_at",
+    StockAdjusted: "adjusted_at",
+}
 
 STOCK_LEVELS = Table(
     name="stock_levels",
@@ -33,14 +41,10 @@ STOCK_LEVELS = Table(
         "received": total({StockReceived: "quantity"}),
         "picked": total({StockPicked: "quantity"}),
         "adjustments": count(StockAdjusted),
-        "last_moved_at": last(
-            {
-                StockReceived: "received_at",
-                StockPicked: "picked_at",
-                StockAdjusted: "adjusted_at",
-            }
-        ),
+        "last_moved_at": last(_MOVED_AT),
     },
+    # Goods are counted when they move, which may be told later.
+    effective=_MOVED_AT,
 )
 
 TABLES = (SITES, STOCK_LEVELS)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from polars import col, when
 
 from domain.orders import OrderCancelled, OrderDelivered, OrderPlaced
-from projections.fold import Table, count, total
+from projections.fold import count, total
+from projections.table import Table
 
 _DAY = {"day": col("placed_at").dt.date(), "currency": col("currency")}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from polars import lit
 
 from domain.models import ModelApproved, ModelDeployed, ModelRegistered
-from projections.fold import Table, first, last
+from projections.fold import first, last
+from projections.table import Table
 
 MODEL_LIST = Table(
     name="model_list",

@@ -12,8 +12,9 @@ from domain.orders import (
     OrderShipped,
 )
 from domain.values import Event
-from projections.fold import Table, first, last
+from projections.fold import first, last
 from projections.sentences import sentence
+from projections.table import Table
 
 ORDER_SUMMARY = Table(
     name="order_summary",

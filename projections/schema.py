@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
 from functools import cache
@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin
 
 import polars as pl
 from polars.datatypes import DataTypeClass
+from polars.exceptions import PolarsError
 from pydantic import BaseModel
 
 DataType = pl.DataType
@@ -56,9 +57,134 @@ def wire(dtype: DataType) -> DataType:
 
 def from_wire(name: str, dtype: DataType) -> pl.Expr:
     """The column as its own type, from the type that JSON has for it."""
+    return _from_wire(pl.col(name), dtype)
+
+
+def _from_wire(column: pl.Expr, dtype: DataType) -> pl.Expr:
+    if wire(dtype) == dtype:
+        return column
     if dtype == MOMENT:
-        return pl.col(name).str.to_datetime("%+", time_unit="us", time_zone="UTC")
-    return pl.col(name).cast(dtype) if wire(dtype) != dtype else pl.col(name)
+        return column.str.to_datetime("%+", time_unit="us", time_zone="UTC")
+    if isinstance(dtype, pl.List):
+        return column.list.eval(_from_wire(pl.element(), _instance(dtype.inner)))
+    if isinstance(dtype, pl.Struct):
+        parts = [
+            _from_wire(column.struct.field(part.name), _instance(part.dtype)).alias(part.name)
+            for part in dtype.fields
+        ]
+        return pl.when(column.is_not_null()).then(pl.struct(parts))
+    return column.cast(dtype)
+
+
+def required_fields(event: type[BaseModel]) -> frozenset[str]:
+    """The fields and metadata that are never null in an event."""
+    return _required(event) | frozenset(METADATA.keys() - {"causation_id"})
+
+
+@cache
+def _required(event: type[BaseModel]) -> frozenset[str]:
+    return frozenset(
+        name
+        for name, info in event.model_fields.items()
+        if types.NoneType not in get_args(info.annotation)
+    )
+
+
+def is_column(expression: pl.Expr) -> bool:
+    """Whether an expression is a column as it stands."""
+    names = expression.meta.root_names()
+    return len(names) == 1 and expression.meta.eq(pl.col(names[0]))
+
+
+def whole(expression: pl.Expr) -> str:
+    """All that an expression says. Its text leaves out formats, options and long lists."""
+    return expression.meta.serialize(format="json")
+
+
+def is_null(expression: pl.Expr) -> bool:
+    """Whether an expression is a null that stands there as such."""
+    return expression.meta.is_literal() and pl.select(expression).item() is None
+
+
+def spans_rows(expression: pl.Expr, schema: Mapping[str, DataType]) -> bool:
+    """Whether an expression gives a row something else among other rows than alone, as a sum, a
+    shift or a rank does. It is tried on made-up rows; where those do not suit it, it is searched
+    for aggregations and windows."""
+    names = expression.meta.root_names()
+    if is_column(expression) or expression.meta.is_literal():
+        return False
+    try:
+        rows = pl.DataFrame(
+            [
+                {name: number and _made_up(schema[name], number) for name in names}
+                for number in (2, None, 3, 1, 2, None)
+            ],
+            schema={name: schema[name] for name in names} or {"nothing": pl.Int64()},
+        )
+        together = rows.with_columns(expression.alias("given"))["given"].to_list()
+        alone = [
+            rows[number].with_columns(expression.alias("given"))["given"].item()
+            for number in range(rows.height)
+        ]
+    except PolarsError:
+        said = whole(expression)
+        return '"Over"' in said or ('"Agg"' in said and '"Eval"' not in said)
+    return [repr(value) for value in together] != [
+        repr(value.to_list() if isinstance(value, pl.Series) else value) for value in alone
+    ]
+
+
+def _made_up(dtype: DataType, number: int) -> Any:
+    """A value of a type, another one for each number."""
+    if isinstance(dtype, pl.List):
+        return [_made_up(_instance(dtype.inner), number)] * number
+    if isinstance(dtype, pl.Struct):
+        return {one.name: _made_up(_instance(one.dtype), number) for one in dtype.fields}
+    if isinstance(dtype, pl.Boolean):
+        return number != 3
+    if isinstance(dtype, pl.String):
+        return str(number)
+    if isinstance(dtype, pl.Date):
+        return date(2026, 1, number)
+    if isinstance(dtype, pl.Datetime):
+        return datetime(2026, 1, number, number, tzinfo=UTC)
+    return Decimal(number) if isinstance(dtype, pl.Decimal) else number
+
+
+def plain(dtype: pl.DataType | DataTypeClass | type[Any]) -> DataType:
+    """The type that a column of this one is kept as: one integer, one float, one decimal type.
+
+    Raises:
+        TypeError: it has no column type in Postgres.
+    """
+    dtype = _instance(pl.Schema({"x": dtype})["x"])
+    if dtype.is_integer():
+        return pl.Int64()
+    if dtype.is_float():
+        return pl.Float64()
+    if isinstance(dtype, pl.Decimal):
+        return EXACT
+    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
+        return MOMENT
+    if isinstance(dtype, pl.Enum | pl.Categorical):
+        return pl.String()
+    if isinstance(dtype, pl.List):
+        return pl.List(plain(dtype.inner))
+    if isinstance(dtype, pl.Struct):
+        return pl.Struct({part.name: plain(part.dtype) for part in dtype.fields})
+    if isinstance(dtype, pl.String | pl.Boolean | pl.Date | pl.Null):
+        return dtype
+    raise TypeError(f"{dtype} is no type of a column")
+
+
+def common_type(dtypes: Iterable[DataType]) -> DataType | None:
+    """The one type that holds values of all of them; None: there is none."""
+    found = set(dtypes)
+    if len(found) == 1:
+        return found.pop()
+    if found <= {pl.Int64(), EXACT}:
+        return EXACT
+    return pl.Float64() if found <= {pl.Int64(), pl.Float64()} else None
 
 
 def _instance(dtype: pl.DataType | DataTypeClass) -> DataType:

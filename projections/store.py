@@ -1,44 +1,26 @@
-"""Read models in Postgres: their tables, their rows and how far each has come."""
+"""How far each read model has come, by which declaration, and which table readers see."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 from uuid import UUID
 
-import polars as pl
 from psycopg import sql
 
-from eventstore.log import Connection, StoredEvent
-from projections.engine import finish, merge, part_schema, row_schema
-from projections.fold import Table
-from projections.schema import EXACT, MOMENT, DataType
+from eventstore.log import Connection
+from projections import rows
+from projections.table import Table
 
-SCHEMA = "read_models"
 CHANNEL = "projections"
 NEXT = "__next"
 OLD = "__old"
-_REBUILDS = 0x_C4A1
-_UUIDS = {"organisation_id", "event_id", "correlation_id", "causation_id", "stream_id"}
-
-# Altered only where it must be: ALTER TABLE waits for batches under way, and queries wait for it.
-_POSITIONS = """
-CREATE SCHEMA IF NOT EXISTS read_models;
-CREATE TABLE IF NOT EXISTS projections (
-    name          text        PRIMARY KEY,
-    fingerprint   text        NOT NULL,
-    position      bigint      NOT NULL,
-    updated_at    timestamptz NOT NULL DEFAULT now(),
-    error         text,
-    last_event_id uuid
-);
-DO $$ BEGIN
-    IF NOT EXISTS (SELECT FROM pg_attribute
-                   WHERE attrelid = 'projections'::regclass AND attname = 'last_event_id') THEN
-        ALTER TABLE projections ADD COLUMN last_event_id uuid;
-    END IF;
-END $$"""
+_SWAPPED = "__swapped"
+_LEASES = 0x_C4A2
+REBUILDS = 0x_C4A1
+_PREPARING = 0x_C4A10002
+_SCHEMA = Path(__file__).with_name("projections.sql")
 
 #: Whether a row ``p`` of projections stands on a log that is no longer there: the event at its
 #: position is another one, or none. Where the event is not known, a position on the log will do.
@@ -51,43 +33,87 @@ DIVERGED = """CASE
     END"""
 _DIVERGED = f"SELECT p.name FROM projections p WHERE p.name = ANY(%s) AND {DIVERGED}"
 
+_PROGRESS = """SELECT name, fingerprint, position, held
+    FROM projections p WHERE name = ANY(%s) ORDER BY name"""
+_OUTLOOK = f"""SELECT h.position,
+        ARRAY(SELECT p.name FROM projections p WHERE p.name = ANY(%(names)s) AND {DIVERGED}),
+        ARRAY(SELECT DISTINCT d.projection FROM dead_letters d
+              WHERE d.projection = ANY(%(names)s) AND d.suffix = '')
+    FROM log_head h"""
+
+
+#: A rename waits for everyone who reads the table, and all who come later wait for it: not long.
+PATIENCE = "SET LOCAL lock_timeout = '500ms'"
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a read model has come, and by which declaration."""
+    """How far a read model has come, and by which declaration.
+
+    ``held``: it was rolled back to another declaration's table.
+    """
 
     fingerprint: str
     position: int
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a runner has to know of its tables: the log's head, which of them were folded from a log
+    that is no longer there, which have dead letters."""
+
+    head: int
+    lost: frozenset[str]
+    parked: frozenset[str]
+
+
+class NothingToRollBack(Exception):
+    """A read model has no former table."""
 
 
 async def prepare(connection: Connection, tables: Sequence[Table]) -> list[Table]:
     """Create what is missing; the tables whose declaration changed and that want a rebuild."""
     async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (0xC4A10002,))
-        await connection.execute(_POSITIONS)
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_PREPARING,))
+        await connection.execute(_SCHEMA.read_text())
         present = await progress(connection, tables)
         for table in tables:
             if table.name not in present:
-                await create(connection, table)
+                await rows.create(connection, table)
                 await set_progress(connection, table, 0, None)
     return [
-        table
-        for table in tables
-        if table.name in present and present[table.name].fingerprint != table.fingerprint
+        table for table in tables if table.name in present and _changed(table, present[table.name])
     ]
 
 
 async def progress(
-    connection: Connection, tables: Sequence[Table], *, lock: bool = False
+    connection: Connection, tables: Sequence[Table], *, lock: bool = False, skip: bool = False
 ) -> dict[str, Progress]:
-    """How far each table has come. ``lock`` keeps other runners out until the transaction ends."""
-    query = "SELECT name, fingerprint, position FROM projections WHERE name = ANY(%s) ORDER BY name"
-    rows = await (
-        await connection.execute(
-            query + (" FOR UPDATE" if lock else ""), ([table.name for table in tables],)
-        )
-    ).fetchall()
-    return {name: Progress(fingerprint, position) for name, fingerprint, position in rows}
+    """How far each table has come. ``lock`` keeps other runners out until the transaction ends;
+    with ``skip`` those that others have locked are left out instead of waited for."""
+    names = [table.name for table in tables]
+    locking = (" FOR UPDATE" if lock else "") + (" SKIP LOCKED" if skip else "")
+    cursor = await connection.execute(_PROGRESS + locking, (names,))
+    return {
+        name: Progress(fingerprint, position, held)
+        for name, fingerprint, position, held in await cursor.fetchall()
+    }
+
+
+async def outlook(connection: Connection, tables: Sequence[Table]) -> Outlook:
+    """What a runner has to know of its tables, in one round trip.
+
+    Ask after ``progress`` with ``lock``, never in its statement: that one reads the locked rows as
+    they are now, but everything else as it was before the wait.
+    """
+    names = [table.name for table in tables]
+    # Planned each time: a plan made while the log was short would read all of it later on.
+    cursor = await connection.execute(_OUTLOOK, {"names": names}, prepare=False)
+    row = await cursor.fetchone()
+    assert row is not None
+    head, lost, parked = row
+    return Outlook(head, frozenset(lost), frozenset(parked))
 
 
 async def diverged(connection: Connection, tables: Sequence[Table]) -> list[Table]:
@@ -109,9 +135,12 @@ async def outdated(connection: Connection, tables: Sequence[Table]) -> list[Tabl
     return [
         table
         for table in tables
-        if table.name in present
-        and (table in lost or present[table.name].fingerprint != table.fingerprint)
+        if table.name in present and (table in lost or _changed(table, present[table.name]))
     ]
+
+
+def _changed(table: Table, known: Progress) -> bool:
+    return known.fingerprint != table.fingerprint and not known.held
 
 
 async def set_progress(
@@ -126,195 +155,208 @@ async def set_progress(
         VALUES (%s, %s, %s, %s)
         ON CONFLICT (name) DO UPDATE SET fingerprint = excluded.fingerprint,
             position = excluded.position, last_event_id = excluded.last_event_id,
-            updated_at = now(), error = NULL""",
+            updated_at = now(), error = NULL, held = false""",
         (table.name, table.fingerprint, position, last_event_id),
     )
     await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(position)))
 
 
-async def advance(connection: Connection, tables: Sequence[Table], last: StoredEvent) -> None:
-    """Say that several tables have come to one event, and tell who waits for it."""
+async def advance(
+    connection: Connection, tables: Sequence[Table], position: int, rate: float | None = None
+) -> None:
+    """Say that several tables have come to a position, and tell who waits for it.
+
+    ``rate``: how many events a second they come forward; None leaves it as it is known.
+    """
     await connection.execute(
-        """UPDATE projections SET position = %s, last_event_id = %s, updated_at = now(),
-            error = NULL
-        WHERE name = ANY(%s)""",
-        (last.position, last.event_id, [table.name for table in tables]),
+        """WITH moved AS (
+            UPDATE projections SET position = %(position)s, updated_at = now(), error = NULL,
+                held = false,
+                last_event_id = (SELECT event_id FROM events WHERE notification_id = %(position)s),
+                rate = coalesce(%(rate)s, rate)
+            WHERE name = ANY(%(names)s))
+        SELECT pg_notify(%(channel)s, %(position)s::text)""",
+        {
+            "position": position,
+            "rate": rate,
+            "names": [table.name for table in tables],
+            "channel": CHANNEL,
+        },
     )
-    await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(last.position)))
+
+
+async def fail(connection: Connection, table: Table, error: str) -> None:
+    """Write beside a table's position why it stands still."""
+    await connection.execute(
+        "UPDATE projections SET error = %s WHERE name = %s", (error, table.name)
+    )
 
 
 async def start_over(connection: Connection, tables: Sequence[Table]) -> None:
     """Empty the tables and set them to position 0, in the caller's transaction."""
     for table in tables:
-        await create(connection, table)
+        await rows.create(connection, table)
         await set_progress(connection, table, 0, None)
+        await connection.execute("DELETE FROM dead_letters WHERE projection = %s", (table.name,))
 
 
-async def create(connection: Connection, table: Table, suffix: str = "") -> None:
-    """Create the empty table of a declaration."""
-    name = _name(table, suffix)
-    columns = [
-        sql.SQL("{} {}{}").format(
-            sql.Identifier(column),
-            sql.SQL(_sql_type(table, column, dtype)),
-            sql.SQL(" NOT NULL" if column in table.keys else ""),
-        )
-        for column, dtype in row_schema(table).items()
-    ]
-    await connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
-    await connection.execute(
-        sql.SQL("CREATE TABLE {} ({}, PRIMARY KEY ({})) WITH (fillfactor = 80)").format(
-            name, sql.SQL(", ").join(columns), _list(table.keys)
-        )
-    )
-    for index in table.indexes:
-        await connection.execute(
-            sql.SQL("CREATE INDEX ON {} ({})").format(name, _list(("organisation_id", *index)))
-        )
-
-
-async def read_rows(connection: Connection, table: Table, keys: pl.DataFrame) -> pl.DataFrame:
-    """The stored parts of some keys (a frame with the table's key columns)."""
-    schema = part_schema(table)
-    wanted = keys.select(table.keys).unique(maintain_order=True)
-    types = [_sql_type(table, key, schema[key]) for key in table.keys]
-    query = sql.SQL("SELECT {} FROM {} AS t JOIN unnest({}) AS k ({}) ON {}").format(
-        sql.SQL(", ").join(_selected(table, column) for column in schema),
-        _name(table),
-        sql.SQL(", ").join(sql.SQL(f"%s::{kind}[]") for kind in types),
-        _list(table.keys),
-        sql.SQL(" AND ").join(
-            sql.SQL("t.{0} = k.{0}").format(sql.Identifier(key)) for key in table.keys
-        ),
-    )
-    cursor = await connection.execute(query, [_values(wanted[key]) for key in table.keys])
-    return _part(table, await cursor.fetchall())
-
-
-async def read_all(connection: Connection, table: Table, organisation_id: str) -> pl.DataFrame:
-    """The stored parts of one organisation, for tables that are small by nature."""
-    query = sql.SQL("SELECT {} FROM {} AS t WHERE t.organisation_id = %s ORDER BY {}").format(
-        sql.SQL(", ").join(_selected(table, column) for column in part_schema(table)),
-        _name(table),
-        _list(table.keys),
-    )
-    return _part(table, await (await connection.execute(query, (organisation_id,))).fetchall())
-
-
-async def write_part(
-    connection: Connection, table: Table, part: pl.DataFrame, *, suffix: str = ""
-) -> None:
-    """Merge a part into the stored rows: read those keys, merge, write."""
-    if part.is_empty():
-        return
-    if not table.every_event and not suffix:
-        part = merge(table, [await read_rows(connection, table, part), part])
-    rows = finish(table, part)
-    columns = rows.columns
-    schema = rows.schema
-    others = [column for column in columns if column not in table.keys]
-    query = sql.SQL(
-        "INSERT INTO {} ({}) SELECT {} FROM unnest({}) AS r ({}) ON CONFLICT ({}) DO UPDATE SET {}"
-    ).format(
-        _name(table, suffix),
-        _list(columns),
-        sql.SQL(", ").join(
-            sql.SQL("{}::{}").format(
-                sql.Identifier(column), sql.SQL(_sql_type(table, column, schema[column]))
+async def forget(connection: Connection, name: str) -> bool:
+    """Drop all that there is of a read model that no code declares any more; whether there was
+    such a one."""
+    async with connection.transaction():
+        cursor = await connection.execute("DELETE FROM projections WHERE name = %s", (name,))
+        if not cursor.rowcount:
+            return False
+        await connection.execute("DELETE FROM projection_rebuilds WHERE name = %s", (name,))
+        await connection.execute("DELETE FROM dead_letters WHERE projection = %s", (name,))
+        for suffix in ("", NEXT, OLD):
+            await connection.execute(
+                sql.SQL("DROP TABLE IF EXISTS {}").format(
+                    sql.Identifier(rows.SCHEMA, name + suffix)
+                )
             )
-            for column in columns
-        ),
-        sql.SQL(", ").join(
-            sql.SQL(f"%s::{_array_type(table, column, schema[column])}[]") for column in columns
-        ),
-        _list(columns),
-        _list(table.keys),
-        sql.SQL(", ").join(
-            sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column)) for column in others
-        ),
-    )
-    await connection.execute(query, [_values(rows[column]) for column in columns])
+    return True
 
 
-async def copy_part(connection: Connection, table: Table, part: pl.DataFrame, suffix: str) -> None:
-    """Write a part into a new, empty table by COPY."""
-    rows = finish(table, part)
-    query = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv, NULL '\\N')").format(
-        _name(table, suffix), _list(rows.columns)
+# who runs what
+
+
+async def lease(connection: Connection, tables: Sequence[Table]) -> list[Table]:
+    """Take the right to run tables live, as far as nobody else has it; those taken.
+
+    It lasts as long as the connection, which is also the one that writes: a runner that lost its
+    connection has lost both at once, so two never write.
+    """
+    cursor = await connection.execute(
+        """SELECT name, pg_try_advisory_lock(%s, hashtext(name)) FROM unnest(%s::text[]) AS name""",
+        (_LEASES, [table.name for table in tables]),
+        prepare=False,
     )
-    async with connection.cursor() as cursor, cursor.copy(query) as copy:
-        for start in range(0, rows.height, 20_000):
-            chunk = rows.slice(start, 20_000)
-            # Text is always quoted: a text that reads \N is not a null.
-            await copy.write(
-                chunk.write_csv(include_header=False, null_value="\\N", quote_style="non_numeric")
-            )
+    taken = {name for name, got in await cursor.fetchall() if got}
+    return [table for table in tables if table.name in taken]
 
 
 async def lock_rebuild(connection: Connection, table: Table) -> None:
     """Keep other rebuilds of a table out until the connection closes."""
     await connection.execute(
-        "SELECT pg_advisory_lock(%s, hashtext(%s))", (_REBUILDS, table.name), prepare=False
+        "SELECT pg_advisory_lock(%s, hashtext(%s))", (REBUILDS, table.name), prepare=False
+    )
+
+
+# rebuilding
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """How far a rebuild is in the table beside the live one, and the event there."""
+
+    position: int
+    last_event_id: UUID | None
+
+
+async def begin_rebuild(connection: Connection, table: Table) -> Rebuild:
+    """Go on with a rebuild that was cut off, if it was of this declaration and this log, or begin
+    one with an empty table beside the live one."""
+    async with connection.transaction():
+        cursor = await connection.execute(
+            f"""SELECT p.position, p.last_event_id FROM projection_rebuilds p
+            WHERE p.name = %s AND p.fingerprint = %s AND NOT {DIVERGED}
+                AND to_regclass(%s) IS NOT NULL""",
+            (table.name, table.fingerprint, f"{rows.SCHEMA}.{table.name}{NEXT}"),
+            prepare=False,
+        )
+        if found := await cursor.fetchone():
+            return Rebuild(*found)
+        await rows.create(connection, table, NEXT)
+        await connection.execute(
+            "DELETE FROM dead_letters WHERE projection = %s AND suffix = %s", (table.name, NEXT)
+        )
+        await connection.execute(
+            """INSERT INTO projection_rebuilds AS p (name, fingerprint, position)
+            VALUES (%s, %s, 0)
+            ON CONFLICT (name) DO UPDATE SET fingerprint = excluded.fingerprint, position = 0,
+                last_event_id = NULL, started_at = now(), updated_at = now(), rate = NULL""",
+            (table.name, table.fingerprint),
+        )
+        return Rebuild(0, None)
+
+
+async def advance_rebuild(
+    connection: Connection, table: Table, position: int, rate: float | None = None
+) -> None:
+    """Say how far a rebuild is, in the transaction that wrote the rows."""
+    await connection.execute(
+        """UPDATE projection_rebuilds SET position = %(position)s, updated_at = now(),
+            last_event_id = (SELECT event_id FROM events WHERE notification_id = %(position)s),
+            rate = coalesce(%(rate)s, rate)
+        WHERE name = %(name)s""",
+        {"position": position, "rate": rate, "name": table.name},
     )
 
 
 async def swap(connection: Connection, table: Table) -> None:
     """Put the rebuilt table in the place of the live one; the old one is kept for a rollback."""
-    for statement in (
-        sql.SQL("DROP TABLE IF EXISTS {}").format(_name(table, OLD)),
-        sql.SQL("ALTER TABLE IF EXISTS {} RENAME TO {}").format(
-            _name(table), sql.Identifier(table.name + OLD)
-        ),
-        sql.SQL("ALTER TABLE {} RENAME TO {}").format(
-            _name(table, NEXT), sql.Identifier(table.name)
-        ),
-    ):
-        await connection.execute(statement)
+    await connection.execute(
+        """UPDATE projections SET old_fingerprint = fingerprint, old_position = position,
+            old_event_id = last_event_id WHERE name = %s""",
+        (table.name,),
+    )
+    await rows.drop(connection, table, OLD)
+    await connection.execute(
+        "DELETE FROM dead_letters WHERE projection = %s AND suffix = %s", (table.name, OLD)
+    )
+    await _rename(connection, table, "", OLD)
+    await _rename(connection, table, NEXT, "")
+    await connection.execute("DELETE FROM projection_rebuilds WHERE name = %s", (table.name,))
 
 
-def _name(table: Table, suffix: str = "") -> sql.Identifier:
-    return sql.Identifier(SCHEMA, table.name + suffix)
+async def roll_back(connection: Connection, table: Table) -> int:
+    """Put the table that the last rebuild replaced back in its place; the position it is at.
+
+    What was rolled back from is kept in its turn: rolling back twice changes nothing. A table of
+    another declaration is held: neither folded further nor rebuilt by itself, until code with that
+    declaration runs, or it is rebuilt by hand.
+
+    Raises:
+        NothingToRollBack: there is no former table, or it is of a log that is gone.
+        psycopg.errors.LockNotAvailable: somebody reads the table for long.
+    """
+    async with connection.transaction():
+        await connection.execute(PATIENCE)
+        await progress(connection, [table], lock=True)
+        cursor = await connection.execute(
+            """SELECT p.old_fingerprint, p.old_position, p.old_event_id,
+                to_regclass(%s) IS NOT NULL AND p.old_fingerprint IS NOT NULL
+                AND (p.old_position = 0 OR p.old_event_id IS NOT DISTINCT FROM
+                    (SELECT e.event_id FROM events e WHERE e.notification_id = p.old_position))
+            FROM projections p WHERE p.name = %s""",
+            (f"{rows.SCHEMA}.{table.name}{OLD}", table.name),
+            prepare=False,
+        )
+        found = await cursor.fetchone()
+        if found is None or not found[3]:
+            raise NothingToRollBack(
+                f"{table.name} has no former table on this log: there is nothing to roll back to"
+            )
+        fingerprint, position, event_id, _ = found
+        await _rename(connection, table, "", _SWAPPED)
+        await _rename(connection, table, OLD, "")
+        await _rename(connection, table, _SWAPPED, OLD)
+        await connection.execute(
+            """UPDATE projections SET old_fingerprint = fingerprint, old_position = position,
+                old_event_id = last_event_id, fingerprint = %s, position = %s,
+                last_event_id = %s, held = (%s <> %s), updated_at = now(), error = NULL
+            WHERE name = %s""",
+            (fingerprint, position, event_id, fingerprint, table.fingerprint, table.name),
+        )
+        await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(position)))
+    return int(position)
 
 
-def _list(columns: Sequence[str]) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(column) for column in columns)
-
-
-def _selected(table: Table, column: str) -> sql.Composed:
-    text = column in _UUIDS or (column in table.columns and table.columns[column].json)
-    return sql.SQL("t.{}::text" if text else "t.{}").format(sql.Identifier(column))
-
-
-def _part(table: Table, rows: Sequence[Any]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=dict(part_schema(table)), orient="row")
-
-
-def _values(column: pl.Series) -> list[Any]:
-    return column.to_list()
-
-
-def _array_type(table: Table, column: str, dtype: DataType) -> str:
-    kind = _sql_type(table, column, dtype)
-    return "text" if kind == "jsonb" else kind
-
-
-def _sql_type(table: Table, column: str, dtype: DataType) -> str:
-    if column in _UUIDS:
-        return "uuid"
-    if column in table.columns and table.columns[column].json:
-        return "jsonb"
-    for kind, name in _TYPES:
-        if dtype == kind:
-            return name
-    raise TypeError(f"{table.name}.{column}: {dtype} has no column type in Postgres")
-
-
-_TYPES: tuple[tuple[DataType, str], ...] = (
-    (pl.String(), "text"),
-    (pl.Int64(), "bigint"),
-    (pl.Boolean(), "boolean"),
-    (pl.Float64(), "double precision"),
-    (pl.Date(), "date"),
-    (MOMENT, "timestamptz"),
-    (EXACT, "numeric"),
-)
+async def _rename(connection: Connection, table: Table, old: str, new: str) -> None:
+    """Give a table another suffix, and the dead letters with it."""
+    await rows.rename(connection, table, old, new)
+    await connection.execute(
+        "UPDATE dead_letters SET suffix = %s WHERE projection = %s AND suffix = %s",
+        (new, table.name, old),
+    )

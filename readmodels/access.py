@@ -21,6 +21,8 @@ QUERIES: Mapping[str, frozenset[Role]] = {
     "models.get": READ,
     "kpis.daily": READ,
     "projections.list": READ,
+    "projections.dead_letters": frozenset({Role.ADMIN, Role.ANALYST, Role.AUDITOR}),
+    "metrics.read": READ,
     "audit.trail": frozenset({Role.ADMIN, Role.AUDITOR}),
     "stream.events": frozenset({Role.ADMIN, Role.ANALYST, Role.AUDITOR, Role.SERVICE}),
 }

@@ -8,11 +8,14 @@ from functools import cache
 from typing import Any, TypeVar
 from uuid import UUID
 
+import psycopg
 from psycopg.rows import class_row
 from pydantic import BaseModel, ConfigDict
 
 from eventstore import Log
+from projections.rows import copy_into_temporary
 from projections.store import DIVERGED
+from readmodels.past import AsOf, Past
 
 _NAMED = re.compile(r"\bread_models\.(\w+)")
 _DIVERGED = f"""SELECT p.name FROM projections p
@@ -37,37 +40,89 @@ class ReadModelDiverged(Exception):
         )
 
 
-class ReadModels:
-    """The read models of one organisation.
+class ReadModelOutdated(Exception):
+    """A read model is not yet, or no longer, of the declaration that a query is written for."""
 
-    Every query has the parameter ``organisation_id``; none runs without it.
+    def __init__(self, names: Sequence[str], error: Exception) -> None:
+        self.names = tuple(names)
+        super().__init__(
+            f"the read model {' and '.join(names)} was made by another declaration than this "
+            f"query's ({str(error).splitlines()[0]}); it is being rebuilt, or was rolled back"
+        )
+
+
+class ReadModels:
+    """The read models of one organisation, as they stand or as of a moment in the past.
+
+    Every query has the parameter ``organisation_id``; none runs without it. A parameter that is
+    named like a key column of a read model is its value, where it is not None: of the past no other
+    rows are folded.
+
+    Args:
+        log: the log.
+        organisation_id: whose.
+        past: folds what a query needs, where it is asked of the past.
+        as_of: when; None is now.
     """
 
-    def __init__(self, log: Log, organisation_id: UUID) -> None:
+    def __init__(
+        self,
+        log: Log,
+        organisation_id: UUID,
+        past: Past | None = None,
+        as_of: AsOf | None = None,
+    ) -> None:
         self._log = log
         self._organisation_id = organisation_id
+        self._past = past
+        self._as_of = as_of
 
     async def rows(self, model: type[T], query: str, **parameters: Any) -> list[T]:
         """The rows of a query.
 
         Raises:
             ReadModelDiverged: a read model of the query was folded from a log that is gone.
+            ReadModelOutdated: a read model of the query has other columns than it names.
+            NotByEffectiveTime: it was asked by times that a read model does not know.
             LogUnavailable: the database gave no connection in time.
         """
         bound: Mapping[str, Any] = parameters | {"organisation_id": self._organisation_id}
         if "%(organisation_id)s" not in query:
             raise ValueError("a query without an organisation is not run")
+        if self._past is not None and self._as_of is not None:
+            return await self._rows_as_of(self._past, self._as_of, model, query, bound)
         async with (
             self._log.connection() as connection,
             connection.cursor() as check,
             connection.cursor(row_factory=class_row(model)) as cursor,
         ):
-            # One round trip. The check comes first: between the two a table can only become right.
-            async with connection.pipeline():
-                await check.execute(_DIVERGED, (_read_models(query),), prepare=False)
-                await cursor.execute(query, bound)
+            try:
+                # One round trip. The check comes first: between the two a table can only become
+                # right.
+                async with connection.pipeline():
+                    await check.execute(_DIVERGED, (_read_models(query),), prepare=False)
+                    await cursor.execute(query, bound)
+            except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable) as error:
+                raise ReadModelOutdated(_read_models(query), error) from error
             if diverged := await check.fetchall():
                 raise ReadModelDiverged([name for (name,) in diverged])
+            return await cursor.fetchall()
+
+    async def _rows_as_of(
+        self, past: Past, as_of: AsOf, model: type[T], query: str, bound: Mapping[str, Any]
+    ) -> list[T]:
+        """The same query on tables of this transaction alone, which hold the rows of that time."""
+        names = _read_models(query)
+        folded = [await past.rows(name, self._organisation_id, as_of, bound) for name in names]
+        async with (
+            self._log.connection() as connection,
+            connection.transaction(),
+            connection.cursor(row_factory=class_row(model)) as cursor,
+        ):
+            for name, rows in zip(names, folded, strict=True):
+                await copy_into_temporary(connection, past.table(name), rows)
+            # Planned for this once: the next transaction has other tables of that name.
+            await cursor.execute(_NAMED.sub(r"pg_temp.\1", query), bound, prepare=False)
             return await cursor.fetchall()
 
     async def one(self, model: type[T], query: str, **parameters: Any) -> T | None:

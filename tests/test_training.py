@@ -17,7 +17,7 @@ from ml.fulfilment import FULFILMENT
 from ml.history import LogHistory, matrix, with_sources
 from ml.models import LogFrames, NotEnoughHistory, metrics, read_log, train, training_rows
 from ml.scoring import ModelUnfit, Scorer
-from projections.engine import LAST_POSITION
+from projections.table import LAST_POSITION
 from tests.world import NOW, ORGANISATION, a_year, company, deployed_model
 
 FIELDS: Mapping[type[Event], set[str]] = {

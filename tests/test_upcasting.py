@@ -46,9 +46,10 @@ from ml.catalogue import FEATURE_TABLES
 from ml.models import read_log, training_rows
 from ml.replay import replay
 from projections.catalogue import TABLES
-from projections.engine import contributions
-from projections.fold import Table, first
+from projections.contributions import contributions
+from projections.fold import first
 from projections.frames import NewerTopic, decode, wanted
+from projections.table import Table
 from tests.serving import serving_here
 from tests.test_catalogue import values
 from tests.test_folds import dump

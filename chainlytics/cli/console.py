@@ -95,11 +95,18 @@ def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], Non
         yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows; what is not known is left empty."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    whole_first: bool = False,
+) -> None:
+    """Print rows; what is not known is left empty. ``whole_first``: the first column is not
+    folded, however narrow the terminal."""
     shown = Table(title=title, title_justify="left", header_style="bold")
-    for column in columns:
-        shown.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        shown.add_column(column, overflow="fold", no_wrap=whole_first and number == 0)
     for row in rows:
         shown.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     console.print(shown)

@@ -29,6 +29,7 @@ from chainlytics.settings import Settings, operator, organisation_id
 from domain.access import Role
 from eventstore.subscription import Bell
 from ml.replay import replay
+from readmodels.past import Past
 from readmodels.positions import Positions
 
 _log = structlog.get_logger(__name__)
@@ -104,12 +105,13 @@ def build_api(settings: Settings, url: str) -> FastAPI:
             Positions(parts.log, url) as positions,
             Bell(url) as news,
         ):
-            await parts.projector.prepare()
+            await parts.projector.create()
             yield Dependencies(
                 bus=parts.bus,
                 log=parts.log,
                 issuer=Issuer(settings.issuer_secret()),
                 positions=positions,
+                past=Past(parts.log, url),
                 news=news,
                 replay=lambda organisation, decision_id: replay(
                     parts.log, parts.artifacts, organisation, [decision_id]

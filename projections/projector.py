@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from weakref import WeakKeyDictionary
 
+import psycopg
 import structlog
 from psycopg import AsyncConnection
 
@@ -148,8 +150,9 @@ class Projector:
             except Exception as error:
                 _log.error("rebuild failed, trying again", table=table.name, error=str(error))
                 if not is_outage(error):
-                    async with await self._connect() as connection:
-                        await store.fail(connection, table, str(error))
+                    with suppress(psycopg.Error):  # what is wrong with it is in the log too
+                        async with await self._connect() as connection:
+                            await store.fail(connection, table, str(error))
                 await asyncio.sleep(_STOPPED_S)
                 left.append(table)
             else:

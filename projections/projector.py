@@ -33,6 +33,9 @@ BACK_OFF_S = (0.1, 0.5, 2.0)
 _STOPPED_S = 5.0
 #: How long the end of the log is waited for where nothing moves, in seconds.
 _PATIENCE_S = 30.0
+#: How often tables that are at the head are looked at closely, in seconds: whether the log is still
+#: the one that they were folded from.
+_LOOK_EVERY_S = 0.5
 #: How often a runner asks for the tables that somebody else runs, in seconds.
 _ASK_AGAIN_S = 1.0
 #: A new table is built beside, not filled before the eyes of readers, where the log is longer.
@@ -91,6 +94,7 @@ class Projector:
         self._reader = LogReader(url)
         self._failures: dict[str, _Failures] = {}
         self._building: set[str] = set()
+        self._looked_at = -_LOOK_EVERY_S
         self._leases: WeakKeyDictionary[Connection, _Leases] = WeakKeyDictionary()
 
     async def create(self) -> None:
@@ -163,6 +167,7 @@ class Projector:
         by the table that is furthest behind. Tables that stand still are not waited for."""
         async with await self._connect() as connection, self._reader:
             head = await _head(connection)
+            self._looked_at = -_LOOK_EVERY_S  # closely, once
             moved_at = monotonic()
             before: object = None
             while True:
@@ -223,6 +228,12 @@ class Projector:
             return False
         moved, lost = False, list[Table]()
         try:
+            now = monotonic()
+            if now - self._looked_at < _LOOK_EVERY_S and await store.all_at_head(
+                connection, tables
+            ):
+                return False
+            self._looked_at = now
             positions = await store.progress(connection, tables)
             starts = {one.position for one in positions.values()}
             for start in sorted(starts, reverse=True):

@@ -101,6 +101,17 @@ async def progress(
     }
 
 
+async def all_at_head(connection: Connection, tables: Sequence[Table]) -> bool:
+    """Whether every one of the tables is at the head of the log: there is nothing to fold."""
+    cursor = await connection.execute(
+        """SELECT count(*) = %s FROM projections p
+        WHERE p.name = ANY(%s) AND p.position = (SELECT h.position FROM log_head h)""",
+        (len(tables), [table.name for table in tables]),
+    )
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])
+
+
 async def outlook(connection: Connection, tables: Sequence[Table]) -> Outlook:
     """What a runner has to know of its tables, in one round trip.
 

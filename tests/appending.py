@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
-from eventstore import Entry, Log, NewEvent, StoredEvent, Subscription, Unit
+from eventstore import Entry, Log, NewEvent, StoredEvent, Subscription, Unit, prepare_database
 
 ORGANISATION = UUID("9c1f8a52-7d5e-4c0c-8c61-5c3c5b7f9d01")
 
@@ -36,6 +36,19 @@ def entry(
 def unit(stream: UUID, *versions: int, expected: int | None = None, **options: Any) -> Unit:
     before = versions[0] - 1 if expected is None else expected
     return Unit([entry(stream, *versions, **options)], {stream: before})
+
+
+def emptied(url: str) -> str:
+    """The URL of a database whose log is empty and that has no read models."""
+    prepare_database(url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("TRUNCATE events, commands, snapshots")
+        connection.execute("UPDATE log_head SET position = 0, recorded_at = '-infinity'")
+        connection.execute(
+            "DROP TABLE IF EXISTS projections, projection_rebuilds, dead_letters CASCADE"
+        )
+        connection.execute("DROP SCHEMA IF EXISTS read_models CASCADE")
+    return url
 
 
 # what is looked at

@@ -18,7 +18,7 @@ from polars import col, when
 from domain import catalogue
 from domain.inventory import StockAdjusted, StockReceived
 from domain.values import Event
-from eventstore import Entry, NewEvent, Unit, Writer, prepare_database
+from eventstore import Entry, NewEvent, Unit, Writer
 from projections import dead_letters, folding
 from projections import rows as row_store
 from projections.fold import collect, count, first, last, total
@@ -27,6 +27,7 @@ from projections.projector import Projector
 from projections.rebuild import rebuild, rebuild_between, rebuild_organisation
 from projections.replay import NoSuchLetter, replay
 from projections.table import Table
+from tests.appending import emptied
 from tests.spec import stream_of
 
 ORGANISATION = UUID("11111111-2222-4333-8444-5555555555d1")
@@ -62,15 +63,7 @@ MENDED = Table(
 @pytest.fixture
 def log(database: str) -> str:
     """An empty log without read models."""
-    prepare_database(database)
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("TRUNCATE events, commands, snapshots")
-        connection.execute("UPDATE log_head SET position = 0, recorded_at = '-infinity'")
-        connection.execute(
-            "DROP TABLE IF EXISTS projections, projection_rebuilds, dead_letters CASCADE"
-        )
-        connection.execute("DROP SCHEMA IF EXISTS read_models CASCADE")
-    return database
+    return emptied(database)
 
 
 async def tell(url: str, events: Sequence[Event], raw: bytes | None = None) -> None:

@@ -32,7 +32,7 @@ from domain.orders import (
     OrderShipped,
 )
 from domain.values import Event
-from eventstore import Entry, NewEvent, StoredEvent, Unit, Writer, prepare_database
+from eventstore import Entry, NewEvent, StoredEvent, Unit, Writer
 from projections import folding
 from projections.catalogue import TABLES
 from projections.contributions import contributions
@@ -45,6 +45,7 @@ from projections.orders import ORDER_SUMMARY, ORDER_TIMELINE
 from projections.projector import Projector
 from projections.running import running
 from projections.table import LAST_EFFECTIVE, LAST_POSITION, Table
+from tests.appending import emptied
 from tests.spec import stream_of
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -513,13 +514,7 @@ def test_another_declaration_has_another_fingerprint(changes: Mapping[str, Any])
 @pytest.fixture
 def log(database: str) -> str:
     """The URL of a database with an empty log and no read models."""
-    prepare_database(database)
-    with psycopg.connect(database) as connection:
-        connection.execute("DROP SCHEMA IF EXISTS read_models CASCADE")
-        connection.execute("DROP TABLE IF EXISTS projections")
-        connection.execute("TRUNCATE events, commands")
-        connection.execute("UPDATE log_head SET position = 0")
-    return database
+    return emptied(database)
 
 
 async def tell(writer: Writer, told: Sequence[Fact], versions: dict[UUID, int]) -> None:

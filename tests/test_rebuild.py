@@ -24,7 +24,7 @@ from psycopg import AsyncConnection, sql
 from domain.inventory import StockAdjusted, StockPicked, StockReceived
 from domain.orders import OrderCancelled
 from domain.values import Event
-from eventstore import Writer, prepare_database
+from eventstore import Writer
 from projections import projector, store
 from projections.catalogue import TABLES
 from projections.fold import collect, count, each, last, total
@@ -39,6 +39,7 @@ from projections.rebuild import (
     rebuild_organisation,
 )
 from projections.table import LAST_POSITION, Table
+from tests.appending import emptied
 from tests.test_folds import ORGANISATIONS, Fact, facts, tell
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -86,15 +87,7 @@ EVERY_WAY = [STOCK_LEVELS, ORDER_SUMMARY, ORDER_TIMELINE, WAITS, OPEN_STOCK]
 @pytest.fixture
 def log(database: str) -> str:
     """An empty log without read models."""
-    prepare_database(database)
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("TRUNCATE events, commands, snapshots")
-        connection.execute("UPDATE log_head SET position = 0, recorded_at = '-infinity'")
-        connection.execute(
-            "DROP TABLE IF EXISTS projections, projection_rebuilds, dead_letters CASCADE"
-        )
-        connection.execute("DROP SCHEMA IF EXISTS read_models CASCADE")
-    return database
+    return emptied(database)
 
 
 async def write(url: str, told: Sequence[Fact], versions: dict[UUID, int]) -> None:

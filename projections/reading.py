@@ -138,11 +138,6 @@ class LogReader:
             for start in range(0, to, size):
                 yield await self._read(_select(fields, start, min(to, start + size), where))
 
-    async def close(self) -> None:
-        """Give the connection back; the next read makes a new one."""
-        async with self._turn:
-            self._close()
-
     async def _read(self, query: sql.Composed) -> pl.DataFrame:
         text = query.as_string(None)
         async with self._turn:

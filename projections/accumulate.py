@@ -49,6 +49,11 @@ class Accumulator:
         return self._parts[0]
 
     @property
+    def parts(self) -> list[pl.DataFrame]:
+        """What was added, merged up to some point."""
+        return self._parts
+
+    @property
     def height(self) -> int:
         """Rows held, before they are merged."""
         return sum(part.height for part in self._parts)

@@ -37,7 +37,7 @@ MOST_LETTERS = 1000
 
 
 #: No column of a table is called so.
-_NEWEST = f"newest{AT}"
+_NEWEST = f"{AT}newest"
 
 
 class TooManyFail(Exception):

@@ -21,11 +21,11 @@ from projections.table import EVENT, LAST_EFFECTIVE, LAST_POSITION, Table
 #: State that stays in the engine is marked so: orders, and what a closing event did.
 AT = "@"
 #: When the oldest contribution of a part counts from.
-FIRST_EFFECTIVE = f"first_effective{AT}"
+FIRST_EFFECTIVE = f"{AT}first_effective"
 #: Where a contribution stands, in tables whose contributions stay apart.
-ORDER = f"order{AT}"
+ORDER = f"{AT}order"
 #: Where the last closing event stands.
-CLOSED = f"closed{AT}"
+CLOSED = f"{AT}closed"
 #: Contributions of one event have one position: their number within it tells them apart.
 _WITHIN = 2**20
 _POSITIONS = 2**43

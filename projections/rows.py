@@ -26,7 +26,7 @@ _COPIED_AT_ONCE = 20_000
 
 async def create(connection: Connection, table: Table, suffix: str = "") -> None:
     """Create the empty table of a declaration, in the place of one that is there."""
-    name = _name(table, suffix)
+    name = table_name(table, suffix)
     columns = [
         sql.SQL("{} {}{}").format(
             sql.Identifier(column),
@@ -49,14 +49,14 @@ async def create(connection: Connection, table: Table, suffix: str = "") -> None
 
 async def drop(connection: Connection, table: Table, suffix: str) -> None:
     """Drop a table that stands beside the live one."""
-    await connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(_name(table, suffix)))
+    await connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table_name(table, suffix)))
 
 
 async def rename(connection: Connection, table: Table, old: str, new: str) -> None:
     """Give the table with one suffix another one, if it is there."""
     await connection.execute(
         sql.SQL("ALTER TABLE IF EXISTS {} RENAME TO {}").format(
-            _name(table, old), sql.Identifier(table.name + new)
+            table_name(table, old), sql.Identifier(table.name + new)
         )
     )
 
@@ -76,7 +76,7 @@ async def read_rows(
 async def read_all(connection: Connection, table: Table, organisation_id: str) -> pl.DataFrame:
     """The stored rows of one organisation as a part, for tables that are small by nature."""
     query = sql.SQL("SELECT {} FROM {} AS t WHERE t.organisation_id = %s ORDER BY {}").format(
-        _selected(table), _name(table), _list(table.keys)
+        _selected(table), table_name(table), _list(table.keys)
     )
     return _part(table, await (await connection.execute(query, (organisation_id,))).fetchall())
 
@@ -123,7 +123,7 @@ async def replace_rows(
 
 async def delete_all(connection: Connection, table: Table, organisation_id: str) -> None:
     """Delete the rows of one organisation."""
-    query = sql.SQL("DELETE FROM {} WHERE organisation_id = %s").format(_name(table))
+    query = sql.SQL("DELETE FROM {} WHERE organisation_id = %s").format(table_name(table))
     await connection.execute(query, (organisation_id,))
 
 
@@ -131,7 +131,7 @@ async def copy_rows(
     connection: Connection, table: Table, rows: pl.DataFrame, suffix: str = ""
 ) -> None:
     """Write finished rows whose keys are new by COPY."""
-    await _copy(connection, table, rows, _name(table, suffix))
+    await _copy(connection, table, rows, table_name(table, suffix))
 
 
 async def copy_into_temporary(connection: Connection, table: Table, rows: pl.DataFrame) -> None:
@@ -162,7 +162,7 @@ async def _write(connection: Connection, table: Table, rows: pl.DataFrame, suffi
     staged = sql.Identifier(name)
     await connection.execute(
         sql.SQL("CREATE TEMP TABLE IF NOT EXISTS {} (LIKE {}) ON COMMIT DELETE ROWS").format(
-            staged, _name(table, suffix)
+            staged, table_name(table, suffix)
         )
     )
     await connection.execute(sql.SQL("TRUNCATE {}").format(staged))
@@ -202,7 +202,7 @@ async def _delete_missing(
 def _read_query(table: Table, suffix: str) -> str:
     return (
         sql.SQL("SELECT {} FROM {} AS t JOIN {} ON {}")
-        .format(_selected(table), _name(table, suffix), _given_keys(table), _same_key(table))
+        .format(_selected(table), table_name(table, suffix), given_keys(table), same_key(table))
         .as_string(None)
     )
 
@@ -211,7 +211,7 @@ def _read_query(table: Table, suffix: str) -> str:
 def _delete_query(table: Table, suffix: str) -> str:
     return (
         sql.SQL("DELETE FROM {} AS t USING {} WHERE {}")
-        .format(_name(table, suffix), _given_keys(table), _same_key(table))
+        .format(table_name(table, suffix), given_keys(table), same_key(table))
         .as_string(None)
     )
 
@@ -226,7 +226,7 @@ def _insert_query(table: Table, suffix: str, staged: str | None = None) -> str:
     return (
         sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} ON CONFLICT ({}) DO UPDATE SET {}")
         .format(
-            _name(table, suffix),
+            table_name(table, suffix),
             _list(tuple(table.row_types)),
             sql.SQL(", ").join(
                 sql.SQL("{}::{}").format(sql.Identifier(column), sql.SQL(sql_type(table, column)))
@@ -244,14 +244,18 @@ def _insert_query(table: Table, suffix: str, staged: str | None = None) -> str:
     )
 
 
-def _given_keys(table: Table) -> sql.Composed:
-    return sql.SQL("unnest({}) AS k ({})").format(
+def given_keys(table: Table, *, numbered: bool = False) -> sql.Composed:
+    """Keys as parameters, an array for each column: ``k``, with their ``number`` if wanted."""
+    numbers = (sql.SQL(" WITH ORDINALITY"), ("number",)) if numbered else (sql.SQL(""), ())
+    return sql.SQL("unnest({}){} AS k ({})").format(
         sql.SQL(", ").join(sql.SQL(f"%s::{sql_type(table, key)}[]") for key in table.keys),
-        _list(table.keys),
+        numbers[0],
+        _list((*table.keys, *numbers[1])),
     )
 
 
-def _same_key(table: Table) -> sql.Composed:
+def same_key(table: Table) -> sql.Composed:
+    """That a row ``t`` is of the keys ``k``."""
     return sql.SQL(" AND ").join(
         sql.SQL("t.{0} = k.{0}").format(sql.Identifier(key)) for key in table.keys
     )
@@ -329,10 +333,11 @@ def _stored_columns(table: Table) -> list[str]:
 
 
 def _selected(table: Table) -> sql.Composed:
-    return sql.SQL(", ").join(_select(table, column) for column in _stored_columns(table))
+    return sql.SQL(", ").join(selected(table, column) for column in _stored_columns(table))
 
 
-def _select(table: Table, column: str) -> sql.Composed:
+def selected(table: Table, column: str) -> sql.Composed:
+    """A column of a row ``t`` as it is read."""
     name = sql.Identifier(column)
     text = sql_type(table, column) in ("uuid", "jsonb")
     return sql.SQL("t.{}::text" if text else "t.{}").format(name)
@@ -358,7 +363,8 @@ def _from_json(texts: pl.Series, dtype: DataType) -> pl.Series:
     return decoded.select(from_wire(texts.name, dtype).alias(texts.name)).to_series()
 
 
-def _name(table: Table, suffix: str = "") -> sql.Identifier:
+def table_name(table: Table, suffix: str = "") -> sql.Identifier:
+    """A read model's table, or one beside it."""
     return sql.Identifier(SCHEMA, table.name + suffix)
 
 

@@ -9,8 +9,8 @@ from projections.fold import Fold, Merge
 from projections.part import AT, CLOSED, LISTS, ORDER, columns_by_order, orders_of
 from projections.table import LAST_EFFECTIVE, LAST_POSITION, Table
 
-_GENERATION = f"generation{AT}"
-_PROBE = f"probe{AT}"
+_GENERATION = f"{AT}generation"
+_PROBE = f"{AT}probe"
 
 
 def running(table: Table, parts: pl.DataFrame, probes: pl.DataFrame) -> pl.DataFrame:

@@ -18,20 +18,40 @@ from api import (
     decisions,
     errors,
     health,
+    hypotheses,
     inventory,
+    kinds,
     kpis,
     metrics,
     models,
     orders,
+    policies,
     projections,
+    reviews,
     stream,
+    transport,
 )
 from api.correlation import Correlation
 from api.dependencies import Dependencies
 
 PREFIX = "/api/v1"
 _ASSETS = Path(fastapi_offline.__file__).with_name("static")
-_ROUTERS = (orders, inventory, decisions, models, kpis, audit, projections, stream, health)
+_ROUTERS = (
+    orders,
+    inventory,
+    transport,
+    decisions,
+    reviews,
+    hypotheses,
+    kinds,
+    policies,
+    models,
+    kpis,
+    audit,
+    projections,
+    stream,
+    health,
+)
 
 _DESCRIPTION = """
 Commands become events in one log; read models answer queries; decisions come with their reasons.

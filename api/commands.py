@@ -5,22 +5,24 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Body, Header, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from api.dependencies import Caller, Parts, tagged
+from api.dependencies import Caller, Dependencies, Parts, tagged
 from api.errors import documented
-from commands import Context, command_id
+from commands import HANDLERS, Context, command_id
+from domain.errors import Refused
 from domain.values import Command
+from readmodels.positions import ReadModelBehind
 
 
 class Accepted(BaseModel):
@@ -33,6 +35,10 @@ class Accepted(BaseModel):
     repeated: bool
 
 
+#: Raises Refused for a command of an organisation.
+Check = Callable[[Dependencies, UUID, Any], Awaitable[None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Post:
     """An endpoint that takes a command.
@@ -41,6 +47,8 @@ class Post:
         path: fields in braces come from the path, the others from the body.
         now: fields that are the server's time where the body leaves them out.
         made: fields that the server makes up (a uuid) where the body leaves them out.
+        check: refuses what the command's own rules cannot know, from read models. It is asked
+            before the command is sent; a retry gets its first answer whatever it says.
         errors: statuses beside the usual ones.
     """
 
@@ -51,6 +59,7 @@ class Post:
     made: Sequence[str] = ()
     status: int = 200
     errors: Sequence[int] = (404, 409)
+    check: Check | None = None
     example: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -113,6 +122,7 @@ def _endpoint(post: Post) -> Callable[..., Any]:
             correlation_id=request.state.correlation_id,
             digest=_digest(post.command, path, sent),
         )
+        await _checked(post.check, deps, command, context)
         receipt = await deps.bus.execute(command, context)
         tagged(response, receipt.version)
         return Accepted(
@@ -137,6 +147,19 @@ def _endpoint(post: Post) -> Callable[..., Any]:
     endpoint.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     endpoint.__name__ = _snake(post.command.__name__)
     return endpoint
+
+
+async def _checked(
+    check: Check | None, deps: Dependencies, command: Command, context: Context
+) -> None:
+    """Ask an endpoint's check, for those who may send the command at all."""
+    if check is None or context.roles.isdisjoint(HANDLERS[type(command)].roles):
+        return
+    try:
+        await check(deps, context.organisation_id, command)
+    except (Refused, ReadModelBehind):
+        if not await deps.log.answers([context.command_id]):
+            raise
 
 
 def _body(post: Post, in_path: Sequence[str]) -> type[BaseModel]:

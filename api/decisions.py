@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import asyncio
+from contextlib import suppress
+from time import monotonic
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import BaseModel
 
 from api.commands import Post, mount
-from api.dependencies import Cursor, Limit, NotFound, Parts, allowed, either, reading, tagged
+from api.dependencies import (
+    Cursor,
+    Dependencies,
+    Limit,
+    NotFound,
+    Parts,
+    allowed,
+    either,
+    reading,
+    tagged,
+)
 from api.errors import documented
 from api.tokens import Identity
 from domain.decisions import RecordOutcome, RequestDecision, Stage
+from domain.models import Hash
 from domain.values import Id
-from ml.deciding import floats
+from ml.catalogue import KINDS
+from ml.explaining import Explanation, NoSuchCandidate, best, explain, waterfall_of
 from ml.replay import NotAnswered, Replayed
-from readmodels import decisions
+from readmodels import decisions, models
 from readmodels.database import ReadModels
 from readmodels.decisions import DecisionDetail, DecisionSummary
 from readmodels.page import Page
@@ -23,6 +37,10 @@ from readmodels.page import Page
 router = APIRouter(prefix="/decisions", tags=["decisions"])
 
 _STAGES = [stage.value for stage in Stage if stage is not Stage.UNKNOWN]
+_Candidate = Annotated[
+    int | None,
+    Query(ge=0, lt=10**6, description="One candidate, by its place in the decision's list."),
+]
 
 mount(
     router,
@@ -34,48 +52,48 @@ mount(
             now=("requested_at",),
             made=("decision_id",),
             status=201,
-            example={"subject_id": "O-1"},
+            example={
+                "kind": "fulfilment",
+                "subject_id": "O-1",
+                "priority": 7,
+                "deadline": "2099-01-01T00:00:00Z",
+                "weights": {"cost": 1.0, "risk_minor": 5000, "carbon_minor_per_kg": 10},
+            },
         ),
         Post(
             "/{decision_id}/outcome",
             RecordOutcome,
             "Say how a decision turned out",
             now=("known_at",),
-            example={"late": False, "followed": True},
+            example={"occurred": False, "followed": True, "cost_minor": 1290},
         ),
     ),
 )
-
-
-class Explanation(BaseModel):
-    """Why a decision is what it is. ``contributions``: for each candidate, exact SHAP values in
-    log odds in the order of the model's features, the base value last."""
-
-    decision_id: str
-    summary: str
-    option: dict[str, str]
-    probability: float | None
-    confidence: float | None
-    reasons: list[dict[str, Any]]
-    rejections: list[dict[str, Any]]
-    runner_up: dict[str, Any] | None
-    candidates: list[dict[str, Any]]
-    contributions: list[list[float]]
-    model_hash: str
-    as_of: int
 
 
 @router.get("", summary="List decisions, the latest first", responses=documented())
 async def list_decisions(
     read: Annotated[ReadModels, reading("decisions.list", "decision_list")],
     stage: Annotated[str | None, Query(pattern=either(_STAGES))] = None,
+    kind: Annotated[Id | None, Query()] = None,
     subject_id: Annotated[Id | None, Query()] = None,
+    model_hash: Annotated[Hash | None, Query()] = None,
+    redecides: Annotated[
+        Id | None, Query(description="Those that answer this contested decision.")
+    ] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[DecisionSummary]:
-    """A page of decisions, of one stage or about one subject."""
+    """A page of decisions; filters are joined by «and»."""
     return await decisions.list_decisions(
-        read, stage=stage, subject_id=subject_id, cursor=cursor, limit=limit
+        read,
+        stage=stage,
+        kind=kind,
+        subject_id=subject_id,
+        model_hash=model_hash,
+        redecides=redecides,
+        cursor=cursor,
+        limit=limit,
     )
 
 
@@ -86,7 +104,7 @@ async def get_decision(
     read: Annotated[ReadModels, reading("decisions.get", "decision_detail")],
 ) -> DecisionDetail:
     """A decision's events as they stand in the log."""
-    found = await _found(read, decision_id)
+    found = await known(read, decision_id)
     tagged(response, found.last_position)
     return found
 
@@ -95,28 +113,50 @@ async def get_decision(
 async def get_explanation(
     decision_id: Annotated[Id, Path()],
     response: Response,
-    read: Annotated[ReadModels, reading("decisions.explanation", "decision_detail")],
+    read: Annotated[
+        ReadModels, reading("decisions.explanation", "decision_detail", "model_list", "model_roles")
+    ],
+    deps: Parts,
+    candidate: _Candidate = None,
+    wait_s: Annotated[
+        float, Query(ge=0, le=30, description="Wait so long for a decision that is not made yet.")
+    ] = 0,
 ) -> Explanation:
-    """Reasons in words and numbers, what was ruled out, and what the runner-up lacked."""
-    found = await _found(read, decision_id)
-    made, explained = found.made, found.explained
-    if made is None or explained is None:
-        raise NotFound("explanation of decision", decision_id)
+    """Reasons in words, what was ruled out and what the runner-up lacked; and for each candidate
+    the exact SHAP value of every feature (log odds, the strongest first) with a sentence, the base
+    value, and whether they sum to the margin. It is read from the log: there with the commit that
+    made the decision. A decision that failed has none: the problem's `context` says why."""
+    found = await _evidence(deps, read, decision_id, wait_s)
+    explanation = await _explained(read, found, candidate)
     tagged(response, found.last_position)
-    return Explanation(
-        decision_id=decision_id,
-        summary=explained["summary"],
-        option=made["option"],
-        probability=made["probability"],
-        confidence=made["confidence"],
-        reasons=explained["reasons"],
-        rejections=explained["rejections"],
-        runner_up=explained["runner_up"],
-        candidates=made["candidates"],
-        contributions=[floats(encoded) for encoded in explained["contributions"]],
-        model_hash=made["model_hash"],
-        as_of=made["as_of"],
-    )
+    return explanation
+
+
+@router.get(
+    "/{decision_id}/explanation/waterfall.svg",
+    summary="See why",
+    response_class=Response,
+    responses=documented(404)
+    | {200: {"content": {"image/svg+xml": {}}, "description": "A picture."}},
+)
+async def get_waterfall(
+    decision_id: Annotated[Id, Path()],
+    read: Annotated[
+        ReadModels, reading("decisions.explanation", "decision_detail", "model_list", "model_roles")
+    ],
+    candidate: _Candidate = None,
+) -> Response:
+    """How a candidate's features push its score from the base value to the margin; the chosen one
+    where none is named (the best one, where none was chosen)."""
+    found = await decisions.evidence(read, decision_id)
+    if found is None:
+        raise NotFound("decision", decision_id)
+    if candidate is None and found.made is not None:
+        candidate = best(found.made["candidates"])
+    explanation = await _explained(read, found, candidate)
+    picture = waterfall_of(explanation.subject_id, explanation.candidates[0])
+    headers = {"ETag": f'"{found.last_position}"'}
+    return Response(picture, media_type="image/svg+xml", headers=headers)
 
 
 @router.post("/{decision_id}/replay", summary="Decide again and compare", responses=documented(404))
@@ -125,7 +165,8 @@ async def replay_decision(
     deps: Parts,
     caller: Annotated[Identity, allowed("decisions.replay")],
 ) -> Replayed:
-    """Recompute the decision from the log and the stored model; are the bytes the same?"""
+    """Recompute the decision from the log and the stored model; are the bytes the same? One is
+    replayed at a time."""
     try:
         [found] = await deps.replay(caller.organisation_id, decision_id)
     except NotAnswered:
@@ -133,8 +174,47 @@ async def replay_decision(
     return found
 
 
-async def _found(read: ReadModels, decision_id: str) -> DecisionDetail:
+async def _evidence(
+    deps: Dependencies, read: ReadModels, decision_id: str, wait_s: float
+) -> DecisionDetail:
+    """A decision as the log has it, as soon as it has an answer or the time is over."""
+    deadline = monotonic() + wait_s
+    while True:
+        mark = deps.news.mark()
+        found = await decisions.evidence(read, decision_id)
+        if found is None:
+            raise NotFound("decision", decision_id)
+        left = deadline - monotonic()
+        if left <= 0 or found.made is not None or found.failed is not None:
+            return found
+        with suppress(TimeoutError):
+            await asyncio.wait_for(deps.news.wait(mark), left)
+
+
+async def known(read: ReadModels, decision_id: str) -> DecisionDetail:
+    """A decision.
+
+    Raises:
+        NotFound: the organisation has none of that id.
+    """
     found = await decisions.get_decision(read, decision_id)
     if found is None:
         raise NotFound("decision", decision_id)
     return found
+
+
+async def _explained(read: ReadModels, found: DecisionDetail, candidate: int | None) -> Explanation:
+    if found.failed is not None:
+        code, detail = found.failed["code"], found.failed["detail"]
+        why = f"is none: it failed, {detail} [{code}]"
+        raise NotFound("explanation of decision", found.decision_id, why, code=code, detail=detail)
+    if found.made is None or found.explained is None:
+        why = "is not there: it is not made yet"
+        raise NotFound("explanation of decision", found.decision_id, why)
+    model = await models.get_model(read, found.made["model_hash"])
+    names = [] if model is None else model.features
+    kind = KINDS.get(found.made["kind"])
+    try:
+        return explain(found.made, found.explained, names, kind, candidate)
+    except NoSuchCandidate:
+        raise NotFound(f"candidate of decision {found.decision_id}", str(candidate)) from None

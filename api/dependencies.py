@@ -15,6 +15,7 @@ from commands import Bus
 from domain.access import Role
 from eventstore import Log
 from eventstore.subscription import Bell
+from ml.hypotheses import Hypotheses
 from ml.replay import Replayed
 from readmodels.access import QUERIES
 from readmodels.database import ReadModels
@@ -37,6 +38,7 @@ class Dependencies:
     past: Past
     news: Bell
     replay: Callable[[UUID, str], Awaitable[list[Replayed]]]
+    hypotheses: Hypotheses
 
 
 class NotAllowed(Exception):
@@ -48,11 +50,17 @@ class NotAllowed(Exception):
 
 
 class NotFound(Exception):
-    """There is nothing of that id in the caller's organisation."""
+    """There is nothing of that id in the caller's organisation.
 
-    def __init__(self, what: str, name: str) -> None:
-        self.what, self.name = what, name
-        super().__init__(f"{what} {name!r} is not known")
+    Args:
+        what, name: what is asked for.
+        why: where more is known than that it is not.
+        **context: the values that this hangs on, by name.
+    """
+
+    def __init__(self, what: str, name: str, why: str = "is not known", **context: str) -> None:
+        self.what, self.name, self.context = what, name, context
+        super().__init__(f"{what} {name!r} {why}")
 
 
 _bearer = HTTPBearer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +20,7 @@ from api.tokens import InvalidToken
 from commands import Forbidden, TooMuchContention
 from domain.errors import Refused
 from eventstore import CommandReused, LogUnavailable
+from ml.whatif import WrongCase
 from readmodels.database import ReadModelDiverged, ReadModelOutdated
 from readmodels.page import BadCursor
 from readmodels.past import NotAMoment, NotByEffectiveTime, NotFoldable, NotInThePast
@@ -33,9 +35,17 @@ UNPROCESSABLE = frozenset(
         "order.lines_not_known",
         "order.line_sold_by_another_site",
         "site.service_level_not_offered",
+        "vehicle.at_another_site",
+        "vehicle.does_not_serve",
         "decision.unknown_kind",
+        "decision.no_such_option",
+        "decision.option_rejected",
+        "model.of_another_kind",
+        "model.same_model",
     }
 )
+#: Rules about who it is: another person may.
+NOT_THIS_PERSON = frozenset({"decision.needs_another_person", "model.needs_second_person"})
 
 
 class FieldError(BaseModel):
@@ -60,9 +70,12 @@ class Problem(BaseModel):
 
 
 def status_of(refusal: Refused) -> HTTPStatus:
-    """404 for what is not known, 422 for a broken rule of form, 409 for a conflict of states."""
+    """404 for what is not known, 403 for what another person may, 422 for a broken rule of form,
+    409 for a conflict of states."""
     if refusal.code.endswith(".unknown"):
         return HTTPStatus.NOT_FOUND
+    if refusal.code in NOT_THIS_PERSON:
+        return HTTPStatus.FORBIDDEN
     if refusal.code in UNPROCESSABLE:
         return HTTPStatus.UNPROCESSABLE_ENTITY
     return HTTPStatus.CONFLICT
@@ -112,7 +125,9 @@ def problem(
 def install(app: FastAPI) -> None:
     """Answer every expected error of the application as problem details."""
     app.exception_handler(Refused)(_refused)
+    app.exception_handler(NotFound)(_not_found)
     app.exception_handler(RequestValidationError)(_invalid_request)
+    app.exception_handler(WrongCase)(_wrong_case)
     app.exception_handler(HTTPException)(_http)
     app.exception_handler(psycopg.OperationalError)(_cut_off)
     app.exception_handler(psycopg.InterfaceError)(_cut_off)
@@ -125,7 +140,6 @@ _PLAIN: tuple[tuple[type[Exception], int, str, Mapping[str, str]], ...] = (
     (InvalidToken, 401, "unauthenticated", {"WWW-Authenticate": "Bearer"}),
     (NotAllowed, 403, "forbidden", {}),
     (Forbidden, 403, "forbidden", {}),
-    (NotFound, 404, "not-found", {}),
     (CommandReused, 409, "idempotency-key-reused", {}),
     (TooMuchContention, 409, "too-much-contention", _RETRY),
     (BadCursor, 422, "bad-cursor", {}),
@@ -152,6 +166,11 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     return problem(request, status_of(error), error.code, error.detail, context=error.context)
 
 
+async def _not_found(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, NotFound)
+    return problem(request, 404, "not-found", str(error), context=error.context)
+
+
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     errors = [
@@ -166,6 +185,15 @@ async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     ]
     detail = "; ".join(f"{one.field}: {one.rule}" for one in errors[:5])
     return problem(request, 422, "invalid", detail, errors=errors)
+
+
+async def _wrong_case(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, WrongCase)
+    # It says "field: value and rule"; the value is quoted where it was sent as text.
+    field, _, rule = str(error).partition(": ")
+    quoted = re.match(r"'([^']*)'", rule)
+    told = FieldError(field=field, rule=rule, value=_short(quoted[1]) if quoted else None)
+    return problem(request, 422, "wrong-case", str(error), errors=[told])
 
 
 def _short(value: Any) -> Any:

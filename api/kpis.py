@@ -1,4 +1,4 @@
-"""Daily KPIs over HTTP."""
+"""KPIs over HTTP: of orders by day, of decisions by kind."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from fastapi import APIRouter, Query
 
 from api.dependencies import Cursor, Limit, reading
 from api.errors import documented
-from readmodels import kpis
+from domain.values import Id
+from readmodels import decisions, kpis
 from readmodels.database import ReadModels
+from readmodels.decisions import DecisionKpi
 from readmodels.kpis import DailyKpi
 from readmodels.page import Page
 
@@ -27,3 +29,15 @@ async def daily_kpis(
 ) -> Page[DailyKpi]:
     """Orders, deliveries, late share and revenue by the day that orders were placed (UTC)."""
     return await kpis.daily_kpis(read, first=first, last=last, cursor=cursor, limit=limit)
+
+
+@router.get("/decisions", summary="KPIs of decisions", responses=documented())
+async def decision_kpis(
+    read: Annotated[ReadModels, reading("kpis.decisions", "decision_kpis")],
+    kind: Annotated[Id | None, Query()] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[DecisionKpi]:
+    """What becomes of decisions, by kind: how many were made, referred, overridden, contested, and
+    how often what the model warned of came true."""
+    return await decisions.decision_kpis(read, kind=kind, cursor=cursor, limit=limit)

@@ -59,7 +59,7 @@ mount(
             AllocateOrder,
             "Choose the site and the service level",
             now=("allocated_at",),
-            example={"site_id": "S-AMS", "service_level": "standard"},
+            example={"site_id": "S-AMS", "service_level": "standard", "vehicle_id": "V-AMS-VAN"},
         ),
         Post(
             "/{order_id}/ship",

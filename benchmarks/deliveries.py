@@ -81,7 +81,7 @@ SELECT md5('stream' || n)::uuid, 1, %(topic)s,
        convert_to(format(
            '{"order_id":"%%s","site_id":"warehouse-%%s","service_level":"standard-%%s",'
            '"region":"DE-BE","currency":"EUR","placed_at":"%%s","promised_at":"%%s",'
-           '"delivered_at":"%%s","late":%%s,"transit_s":%%s,"out_of_order":false}',
+           '"delivered_at":"%%s","late":%%s,"transit_s":%%s,"out_of_order":false,"vehicle_id":null}',
            md5(n::text), to_char(d.site, 'FM0000'), to_char(d.level, 'FM00'),
            to_char(d.at, d.iso), to_char(d.at + interval '3 days', d.iso),
            to_char(d.at + d.transit_s * interval '1 second', d.iso),

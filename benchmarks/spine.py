@@ -143,7 +143,7 @@ def _context(actor: str) -> Context:
 
 
 async def _decisions(app: Application, say: Say) -> dict[str, Any]:
-    trained = await train(app.log, app.artifacts, ORGANISATION, NOW)
+    trained = await train(app.url, app.log, app.artifacts, ORGANISATION, FULFILMENT, NOW)
     model_hash = trained.registration.model_hash
     await app.bus.execute(trained.registration, _context("planner"))
     await app.bus.execute(ApproveModel(model_hash=model_hash, approved_at=NOW), _context("boss"))
@@ -177,7 +177,7 @@ async def _decisions(app: Application, say: Say) -> dict[str, Any]:
     assert row is not None
     bare = _bare_shap(await app.artifacts.get(model_hash), int(row[0]))
     start = perf_counter()
-    found = await replay(app.log, app.artifacts, ORGANISATION)
+    found = await replay(app.url, app.log, app.artifacts, ORGANISATION)
     replayed = perf_counter() - start
     assert all(one.same for one in found)
     assert len(found) == DECISIONS

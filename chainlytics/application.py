@@ -11,18 +11,21 @@ from datetime import timedelta
 from psycopg_pool import AsyncConnectionPool
 
 from chainlytics.settings import Settings
-from commands import HANDLERS, Bus
+from commands import Bus
 from eventstore import Log, Writer, prepare_database
 from eventstore.artifacts import Artifacts
 from eventstore.embedded import EmbeddedPostgres
 from eventstore.log import Connection
 from eventstore.retention import keep_pruned
 from eventstore.streams import Streams
+from ml.catalogue import HANDLERS
 from ml.decisions import DecisionConsumer
+from ml.watch import keep_measured
 from projections.catalogue import TABLES
 from projections.projector import Projector
 
 _PRUNE_EVERY = timedelta(hours=1)
+_MEASURE_EVERY = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +86,17 @@ async def application(url: str, *, pool_size: int = 10) -> AsyncIterator[Applica
 
 
 async def run_workers(
-    url: str, *, projector: bool, consumer: bool, remember: timedelta | None = None
+    url: str,
+    *,
+    projector: bool,
+    consumer: bool,
+    remember: timedelta | None = None,
+    measure: timedelta | None = _MEASURE_EVERY,
 ) -> None:
     """Run read models and decisions behind the log until cancelled.
 
     ``remember``: how long the ids of accepted commands are kept; None keeps them for ever.
+    ``measure``: how often the consumer's models are measured; None: never.
     """
     async with application(url, pool_size=4) as app, asyncio.TaskGroup() as group:
         if projector:
@@ -95,5 +104,8 @@ async def run_workers(
         if consumer:
             await app.consumer.prepare()
             group.create_task(app.consumer.run(), name="decision consumer")
+            if measure is not None:
+                watching = keep_measured(url, app.log, app.artifacts, app.bus, every=measure)
+                group.create_task(watching, name="model monitor")
         if remember is not None:
             group.create_task(keep_pruned(url, remember, every=_PRUNE_EVERY), name="retention")

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from commands.handler import Handler, Read
-from commands.orders import order_stream
-from domain import decisions, orders
+from domain import decisions
 from domain.access import PLAN, SERVE
+from domain.decisions import USUAL_WEIGHTS, Weights
 from domain.errors import Refused
 from domain.values import Event
 
-#: For each kind: the subject's stream, and the rule that says whether it can be decided on.
-SUBJECTS: Mapping[str, tuple[Callable[[str], Read], Callable[[Any, str], None]]] = {
-    "fulfilment": (
-        lambda subject_id: Read(order_stream(subject_id), orders.ORDERS),
-        orders.must_be_open,
-    ),
-}
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a kind of decision is about.
+
+    Attributes:
+        reads: the streams that say whether it can be decided on, from the subject's id.
+        rule: refuses what cannot be: ``(subject_id, *states of reads)``.
+        weights: the kind's own weights, where a request names none.
+    """
+
+    reads: Callable[[str], Sequence[Read]]
+    rule: Callable[..., None]
+    weights: Weights = USUAL_WEIGHTS
 
 
 def decision_stream(decision_id: str) -> str:
@@ -26,30 +34,38 @@ def decision_stream(decision_id: str) -> str:
     return decisions.STREAM.format(decision_id=decision_id)
 
 
-def _subject(command: decisions.RequestDecision) -> Sequence[Read]:
-    if command.kind not in SUBJECTS:
-        raise Refused("decision.unknown_kind", kind=command.kind, known=", ".join(SUBJECTS))
-    return [SUBJECTS[command.kind][0](command.subject_id)]
+def request_handler(subjects: Mapping[str, Subject]) -> Handler:
+    """The handler of requests, for the kinds that there are."""
 
+    def subject_of(command: decisions.RequestDecision) -> Subject:
+        if command.kind not in subjects:
+            raise Refused(
+                "decision.unknown_kind", kind=command.kind, known=", ".join(sorted(subjects))
+            )
+        return subjects[command.kind]
 
-def _request(
-    command: decisions.RequestDecision, _: str, decision: decisions.Decision, subject: object
-) -> Sequence[Event]:
-    events = decisions.request(decision, command)
-    SUBJECTS[command.kind][1](subject, command.subject_id)
-    return events
+    def decide(
+        command: decisions.RequestDecision, _: str, decision: decisions.Decision, *states: Any
+    ) -> Sequence[Event]:
+        subject = subject_of(command)
+        events = decisions.request(decision, command, subject.weights)
+        subject.rule(command.subject_id, *states)
+        return events
 
-
-HANDLERS = (
-    Handler(
+    return Handler(
         command=decisions.RequestDecision,
         roles=PLAN,
         stream=lambda command: decision_stream(command.decision_id),
         decider=decisions.DECISIONS,
-        decide=_request,
-        reads=_subject,
+        decide=decide,
+        reads=lambda command: subject_of(command).reads(command.subject_id),
         creates=True,
-    ),
+    )
+
+
+#: Without a kind that could be asked for: ml.catalogue knows them.
+HANDLERS = (
+    request_handler({}),
     Handler(
         command=decisions.RecordDecision,
         roles=SERVE,
@@ -63,6 +79,13 @@ HANDLERS = (
         stream=lambda command: decision_stream(command.decision_id),
         decider=decisions.DECISIONS,
         decide=lambda command, _, decision: decisions.fail(decision, command),
+    ),
+    Handler(
+        command=decisions.KeepDecision,
+        roles=SERVE,
+        stream=lambda command: decision_stream(command.decision_id),
+        decider=decisions.DECISIONS,
+        decide=lambda command, _, decision: decisions.keep(decision, command),
     ),
     Handler(
         command=decisions.RecordOutcome,

@@ -4,10 +4,12 @@ are. Figures only; what happens in it is in sample_year.py."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import time
 from math import sqrt
 from random import Random
 
 from domain.inventory import ServiceLevel
+from domain.transport import Mode
 
 HOUR = 3_600
 DAY = 24 * HOUR
@@ -62,6 +64,37 @@ SPEEDS = {
 }
 
 
+#: Where sites may not send to: no carrier has a licence for it.
+FORBIDDEN = (("S-MIL", "DK"), ("S-LIL", "PL"))
+
+
+@dataclass(frozen=True, slots=True)
+class Vehicle:
+    """What a site sends orders with. ``share``: how much of the site's capacity it takes a day."""
+
+    vehicle_id: str
+    mode: Mode
+    levels: tuple[str, ...]
+    share: float
+    max_weight_g: int | None = None
+    cost_minor: int = 0
+    carbon_g: int = 0
+
+    def carries(self, level: str, weight_g: int) -> bool:
+        """Whether it serves a level and bears the weight."""
+        bears = self.max_weight_g is None or weight_g <= self.max_weight_g
+        return level in self.levels and bears
+
+    def slowness(self, at_home: bool) -> float:
+        """What it makes of the time on the road; bicycles are quick within their own region."""
+        match self.mode:
+            case "truck":
+                return 1.12
+            case "cargo_bike":
+                return 0.9 if at_home else 1.15
+        return 1.0
+
+
 @dataclass(slots=True)
 class Site:
     """A site while the year runs. ``free_at``: when it has worked off what it was given."""
@@ -71,6 +104,7 @@ class Site:
     region: Place
     share: float
     levels: tuple[ServiceLevel, ...]
+    vehicles: tuple[Vehicle, ...]
     capacity: int = 1
     free_at: int = 0
     stock: dict[str, int] = field(default_factory=dict)
@@ -83,30 +117,76 @@ class Site:
 
 
 def sites() -> list[Site]:
-    """The six sites; each has prices of its own, two have no express."""
+    """The six sites; each has prices of its own, two have no express, two have a cargo bike."""
     rows = (
-        ("S-AMS", "Amsterdam", 0, 0.19, 0, True),
-        ("S-ESS", "Essen", 2, 0.20, -20, True),
-        ("S-LEJ", "Leipzig", 3, 0.16, -60, True),
-        ("S-MUC", "Munich", 4, 0.15, 30, True),
-        ("S-LIL", "Lille", 5, 0.16, 10, False),
-        ("S-MIL", "Milan", 7, 0.14, -30, False),
+        ("AMS", "Amsterdam", 0, 0.19, 0, True, True),
+        ("ESS", "Essen", 2, 0.20, -20, True, False),
+        ("LEJ", "Leipzig", 3, 0.16, -60, True, False),
+        ("MUC", "Munich", 4, 0.15, 30, True, False),
+        ("LIL", "Lille", 5, 0.16, 10, False, True),
+        ("MIL", "Milan", 7, 0.14, -30, False, False),
     )
-    return [
-        Site(site_id, name, REGIONS[region], share, _levels(extra, express))
-        for site_id, name, region, share, extra, express in rows
-    ]
+    made = []
+    for code, name, region, share, extra, express, bike in rows:
+        levels = _levels(extra, express)
+        vehicles = _vehicles(code, {level.code for level in levels}, bike)
+        made.append(Site(f"S-{code}", name, REGIONS[region], share, levels, vehicles))
+    return made
 
 
 def _levels(extra: int, express: bool) -> tuple[ServiceLevel, ...]:
     slow = (
-        ServiceLevel(code="economy", cost_minor=390 + extra, carbon_g=350, max_weight_g=20_000),
-        ServiceLevel(code="standard", cost_minor=620 + extra, carbon_g=720),
+        ServiceLevel(
+            code="economy",
+            cost_minor=390 + extra,
+            carbon_g=350,
+            max_weight_g=20_000,
+            transit_s=5 * DAY,
+        ),
+        ServiceLevel(
+            code="standard",
+            cost_minor=620 + extra,
+            carbon_g=720,
+            transit_s=3 * DAY,
+            cut_off=time(19),
+        ),
     )
     fast = ServiceLevel(
-        code="express", cost_minor=1_390 + extra, carbon_g=1_900, max_weight_g=12_000
+        code="express",
+        cost_minor=1_390 + extra,
+        carbon_g=1_900,
+        max_weight_g=12_000,
+        transit_s=36 * HOUR,
+        cut_off=time(16),
     )
     return (*slow, fast) if express else slow
+
+
+def _vehicles(code: str, offered: set[str], bike: bool) -> tuple[Vehicle, ...]:
+    """A van for everything, a truck where there is time, and in two places a cargo bike."""
+
+    def of(*levels: str) -> tuple[str, ...]:
+        return tuple(level for level in levels if level in offered)
+
+    van = Vehicle(f"V-{code}-VAN", "van", of("economy", "standard", "express"), 0.7, 25_000)
+    truck = Vehicle(
+        f"V-{code}-TRUCK",
+        "truck",
+        of("economy", "standard"),
+        0.6,
+        cost_minor=-80,
+        carbon_g=-120,
+    )
+    cargo_bike = Vehicle(
+        f"V-{code}-BIKE",
+        "cargo_bike",
+        of("standard", "express"),
+        0.25,
+        max_weight_g=8_000,
+        cost_minor=40,
+        carbon_g=-500,
+    )
+    return (van, truck, cargo_bike) if bike else (van, truck)
 
 
 @dataclass(frozen=True, slots=True)

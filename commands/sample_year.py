@@ -1,10 +1,10 @@
 """A year of a plausible company, made from a seed: the same commands on every machine.
 
 Whether an order is late follows from what it met: the backlog of its site, the distance, the
-service level, the weekday, heavy parcels, the lane's carrier and the slack of its promise. On top
-comes noise. Only ``random()`` and whole-number draws of the generator and exact arithmetic are
-used (and ``sqrt``, which is exact): other functions of a machine's math library may differ in
-their last bit.
+service level, the vehicle, the weekday, heavy parcels, the lane's carrier and the slack of its
+promise. On top comes noise. Only ``random()`` and whole-number draws of the generator and exact
+arithmetic are used (and ``sqrt``, which is exact): other functions of a machine's math library may
+differ in their last bit.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from random import Random
 from commands.bulk import Keyed
 from commands.sample_world import (
     DAY,
+    FORBIDDEN,
     HOUR,
     HOURS,
     MONTHS,
@@ -29,6 +30,7 @@ from commands.sample_world import (
     Article,
     Place,
     Site,
+    Vehicle,
     articles,
     delivery_time,
     sites,
@@ -43,6 +45,7 @@ from domain.orders import (
     PlaceOrder,
     ShipOrder,
 )
+from domain.transport import ForbidRoute, RegisterVehicle
 from domain.values import Command
 
 DAYS = 365
@@ -89,6 +92,7 @@ def sample_year(seed: int = 7, orders: int = 10_000, start: datetime = START) ->
 
 @dataclass(frozen=True, slots=True)
 class _Order:
+    number: int
     order_id: str
     place: Place
     placed: int
@@ -155,7 +159,31 @@ class _Year:
                 opened_at=self._time(0),
             )
             self._tell(0, site.site_id, "open", command)
+            self._register_vehicles(site)
             self._stock_up(site)
+        for site_id, region in FORBIDDEN:
+            forbid = ForbidRoute(
+                site_id=site_id,
+                region=region,
+                reason="no licensed carrier",
+                forbidden_at=self._time(0),
+            )
+            self._tell(0, f"{site_id}:{region}", "forbid", forbid)
+
+    def _register_vehicles(self, site: Site) -> None:
+        for vehicle in site.vehicles:
+            command = RegisterVehicle(
+                vehicle_id=vehicle.vehicle_id,
+                site_id=site.site_id,
+                mode=vehicle.mode,
+                service_levels=vehicle.levels,
+                max_weight_g=vehicle.max_weight_g,
+                daily_capacity=max(1, round(site.capacity * vehicle.share)),
+                cost_minor=vehicle.cost_minor,
+                carbon_g=vehicle.carbon_g,
+                registered_at=self._time(0),
+            )
+            self._tell(0, f"{site.site_id}:{vehicle.vehicle_id}", "register", command)
 
     def _stock_up(self, site: Site) -> None:
         """Which articles the site keeps, and how many of each it likes to have."""
@@ -207,6 +235,7 @@ class _Year:
         slack = random.choices((0, 1, 2, 3), (20, 35, 30, 15))[0]
         days = 4 + int(nearest / 350) + slack
         order = _Order(
+            number=number,
             order_id=f"O-{number:06}",
             place=place,
             placed=placed,
@@ -260,15 +289,17 @@ class _Year:
             self._cancel(order, allocated, "changed mind")
             return
         able = [site for site in self._sites if _has(site, order.lines)]
-        if not able:
+        if not any(_may_send(site, order.place) for site in able):
             self._cancel(order, allocated + 6 * HOUR, "out of stock")
             return
         site = self._choose(able, order)
         level = self._level(site, order)
+        vehicle = _vehicle(site, level, order)
         command = AllocateOrder(
             order_id=order.order_id,
             site_id=site.site_id,
             service_level=level,
+            vehicle_id=vehicle.vehicle_id,
             allocated_at=self._time(allocated),
         )
         if not self._tell(allocated, order.order_id, "allocate", command):
@@ -277,13 +308,17 @@ class _Year:
         if cancelled:
             self._cancel(order, allocated + random.randrange(60, 900), "changed mind")
             return
-        self._send(order, site, level, self._pick(order, site, allocated))
+        self._send(order, site, level, vehicle, self._pick(order, site, allocated))
 
     def _choose(self, able: Sequence[Site], order: _Order) -> Site:
-        """What people did so far: mostly the nearest site, else any; nobody looked at backlogs."""
-        if self._random.random() < 0.65:
-            return min(able, key=lambda site: site.distance_to(order.place))
-        return self._random.choice(able)
+        """What people did so far: mostly the nearest site, else any; nobody looked at backlogs.
+        Where the route was forbidden they went back to the nearest site that may send there."""
+        if self._random.random() >= 0.65:
+            site = self._random.choice(able)
+            if _may_send(site, order.place):
+                return site
+        legal = [site for site in able if _may_send(site, order.place)]
+        return min(legal, key=lambda site: site.distance_to(order.place))
 
     def _level(self, site: Site, order: _Order) -> str:
         hurried = order.promised - order.placed < 5 * DAY
@@ -315,11 +350,11 @@ class _Year:
                 self._totals.picked += int(line.quantity)
         return working_time(ready, self._random.randrange(1_200, 7_200), self._weekday)
 
-    def _send(self, order: _Order, site: Site, level: str, shipped: int) -> None:
+    def _send(self, order: _Order, site: Site, level: str, vehicle: Vehicle, shipped: int) -> None:
         ship = ShipOrder(
             order_id=order.order_id, carrier=f"{level}-eu", shipped_at=self._time(shipped)
         )
-        delivered = self._arrival(order, site, level, shipped)
+        delivered = self._arrival(order, site, level, vehicle, shipped)
         deliver = DeliverOrder(order_id=order.order_id, delivered_at=self._time(delivered))
         if self._tell(shipped, order.order_id, "ship", ship):
             self._totals.shipped += 1
@@ -327,11 +362,14 @@ class _Year:
             self._totals.delivered += 1
             self._totals.late += delivered > order.promised
 
-    def _arrival(self, order: _Order, site: Site, level: str, shipped: int) -> int:
+    def _arrival(
+        self, order: _Order, site: Site, level: str, vehicle: Vehicle, shipped: int
+    ) -> int:
         random = self._random
         speed = SPEEDS[level]
         hours = speed.base_h + site.distance_to(order.place) / speed.km_h
         hours *= self._lanes[site.site_id, order.place.code]
+        hours *= vehicle.slowness(at_home=site.region == order.place)
         if order.weight_g > 12_000:
             hours *= 1.35
         hours *= 0.7 + 0.2 * (random.random() + random.random() + random.random())
@@ -354,6 +392,16 @@ class _Year:
 
     def _time(self, second: int) -> datetime:
         return self._start + timedelta(seconds=second)
+
+
+def _vehicle(site: Site, level: str, order: _Order) -> Vehicle:
+    """One that carries the order, in turns, so that each is seen with orders of all kinds."""
+    fit = [one for one in site.vehicles if one.carries(level, order.weight_g)]
+    return fit[order.number % len(fit)]
+
+
+def _may_send(site: Site, place: Place) -> bool:
+    return (site.site_id, place.code) not in FORBIDDEN
 
 
 def _has(site: Site, lines: Sequence[OrderLine]) -> bool:

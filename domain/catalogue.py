@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from string import Formatter
 from typing import Any
 
-from domain import decisions, inventory, models, orders
+from domain import decisions, inventory, models, orders, policies, transport
 from domain.values import Event
 
 #: A pure function from the JSON object of one topic to that of the next.
@@ -136,22 +136,50 @@ AREAS: Mapping[str, tuple[type[Event], ...]] = {
     "inventory": inventory.EVENTS,
     "decisions": decisions.EVENTS,
     "models": models.EVENTS,
+    "transport": transport.EVENTS,
+    "policies": policies.EVENTS,
 }
 
 SENTENCES: Mapping[type[Event], str] = (
-    orders.SENTENCES | inventory.SENTENCES | decisions.SENTENCES | models.SENTENCES
+    orders.SENTENCES
+    | inventory.SENTENCES
+    | decisions.SENTENCES
+    | models.SENTENCES
+    | policies.SENTENCES
+    | transport.SENTENCES
 )
 
 #: The stream of each event: a template over its fields.
 STREAMS: Mapping[type[Event], str] = (
-    orders.STREAMS | inventory.STREAMS | decisions.STREAMS | models.STREAMS
+    orders.STREAMS
+    | inventory.STREAMS
+    | decisions.STREAMS
+    | models.STREAMS
+    | policies.STREAMS
+    | transport.STREAMS
 )
 
 #: Schema version by event class; 1 where it is not named.
-VERSIONS: Mapping[type[Event], int] = {}
+VERSIONS: Mapping[type[Event], int] = {
+    decisions.DecisionRequested: 2,
+    decisions.DecisionMade: 2,
+    decisions.DecisionOutcomeRecorded: 2,
+    models.ModelDeployed: 2,
+}
 
 #: From an older topic to (next topic, step). Each step stands beside its event, in the area's file.
-UPCASTERS: dict[str, tuple[str, Step]] = {}
+UPCASTERS: dict[str, tuple[str, Step]] = {
+    "decisions.DecisionRequested.v1": (
+        "decisions.DecisionRequested.v2",
+        decisions.requested_v1_to_v2,
+    ),
+    "decisions.DecisionMade.v1": ("decisions.DecisionMade.v2", decisions.made_v1_to_v2),
+    "decisions.DecisionOutcomeRecorded.v1": (
+        "decisions.DecisionOutcomeRecorded.v2",
+        decisions.outcome_v1_to_v2,
+    ),
+    "models.ModelDeployed.v1": ("models.ModelDeployed.v2", models.deployed_v1_to_v2),
+}
 
 CATALOGUE = Catalogue(AREAS, VERSIONS, UPCASTERS)
 TOPICS = CATALOGUE.topics

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, time
 from decimal import Decimal
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from domain.decider import Decider
 from domain.errors import Refused
@@ -25,16 +25,37 @@ from domain.values import (
     Value,
 )
 
+
+def _whole_minute(moment: time) -> time:
+    if moment.tzinfo is not None or moment.second or moment.microsecond:
+        raise ValueError("must be HH:MM in UTC, without a zone")
+    return moment
+
+
+#: A minute of the day in UTC, ``HH:MM``.
+MinuteOfDay = Annotated[
+    time,
+    AfterValidator(_whole_minute),
+    PlainSerializer(lambda moment: f"{moment:%H:%M}", when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$"}),
+]
+
 # values and commands
 
 
 class ServiceLevel(Value):
-    """A way of shipping that a site offers: its price, carbon and how far it is fit to carry."""
+    """A way of shipping that a site offers: its price, carbon and how far it is fit to carry.
+
+    ``transit_s``: within how many seconds from the handover the carrier undertakes to deliver.
+    ``cut_off``: orders that are decided later in the day leave a day later.
+    """
 
     code: Id
     cost_minor: Minor = 0
     carbon_g: Annotated[int, Field(ge=0, le=10**9)] = 0
     max_weight_g: Annotated[int, Field(gt=0, le=10**9)] | None = None
+    transit_s: Annotated[int, Field(gt=0, le=10**9)] | None = None
+    cut_off: MinuteOfDay | None = Field(default=None, examples=["16:00"])
 
 
 class OpenSite(Command):
@@ -275,8 +296,7 @@ def pick(stock: Stock, command: PickStock, site: Site) -> Sequence[Event]:
 
 def adjust(stock: Stock, command: AdjustStock, site: Site) -> Sequence[Event]:
     """Correct what is on hand; a closed site may still be counted."""
-    if not site.site_id:
-        raise Refused("site.unknown", site_id=command.site_id)
+    must_be_known(site, command.site_id)
     _must_have(stock, command.site_id, command.sku, -command.change)
     return [
         StockAdjusted(
@@ -291,10 +311,15 @@ def adjust(stock: Stock, command: AdjustStock, site: Site) -> Sequence[Event]:
 
 def must_be_open(site: Site, site_id: str) -> None:
     """Refuse what needs an open site."""
-    if not site.site_id:
-        raise Refused("site.unknown", site_id=site_id)
+    must_be_known(site, site_id)
     if not site.is_open:
         raise Refused("site.closed", site_id=site_id)
+
+
+def must_be_known(site: Site, site_id: str) -> None:
+    """Refuse what needs a site, be it closed."""
+    if not site.site_id:
+        raise Refused("site.unknown", site_id=site_id)
 
 
 def must_offer(site: Site, service_level: str) -> None:

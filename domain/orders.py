@@ -100,11 +100,13 @@ class PlaceOrder(Command):
 
 
 class AllocateOrder(Command):
-    """Say which site ships the order by which service level; line_sites where lines part."""
+    """Say which site ships the order by which service level, and perhaps by which of its vehicles;
+    line_sites where lines part."""
 
     order_id: Id
     site_id: Id
     service_level: Id = "standard"
+    vehicle_id: Id | None = None
     line_sites: Annotated[tuple[LineSite, ...], Field(max_length=1000)] = ()
     decision_id: Id | None = None
     allocated_at: UtcTime | None
@@ -170,6 +172,7 @@ class OrderAllocated(Event):
     decision_id: str | None
     region: str | None
     allocated_at: datetime | None
+    vehicle_id: str | None = None
 
 
 class OrderShipped(Event):
@@ -183,6 +186,7 @@ class OrderShipped(Event):
     shipped_at: datetime | None
     handling_s: int | None
     out_of_order: bool
+    vehicle_id: str | None = None
 
 
 class OrderDelivered(Event):
@@ -199,6 +203,7 @@ class OrderDelivered(Event):
     late: bool | None
     transit_s: int | None
     out_of_order: bool
+    vehicle_id: str | None = None
 
 
 class OrderCancelled(Event):
@@ -244,6 +249,7 @@ class Order:
     line_sites: tuple[tuple[int, str], ...] = ()
     site_id: str | None = None
     service_level: str = ""
+    vehicle_id: str | None = None
     placed_at: datetime | None = None
     promised_at: datetime | None = None
     allocated_at: datetime | None = None
@@ -272,6 +278,7 @@ def evolve(order: Order, event: Event) -> Order:
                 status=Status.ALLOCATED,
                 site_id=event.site_id,
                 service_level=event.service_level,
+                vehicle_id=event.vehicle_id,
                 allocated_at=event.allocated_at,
             )
         case OrderShipped():
@@ -343,6 +350,7 @@ def allocate(order: Order, command: AllocateOrder) -> Sequence[Event]:
             decision_id=command.decision_id,
             region=order.region,
             allocated_at=command.allocated_at,
+            vehicle_id=command.vehicle_id,
         )
     ]
 
@@ -363,6 +371,7 @@ def ship(order: Order, command: ShipOrder) -> Sequence[Event]:
             shipped_at=command.shipped_at,
             handling_s=handling,
             out_of_order=handling is not None and handling < 0,
+            vehicle_id=order.vehicle_id,
         )
     ]
 
@@ -389,6 +398,7 @@ def deliver(order: Order, command: DeliverOrder) -> Sequence[Event]:
             late=None if delivered_at is None else delivered_at > order.promised_at,
             transit_s=transit,
             out_of_order=transit is not None and transit < 0,
+            vehicle_id=order.vehicle_id,
         )
     ]
 

@@ -24,6 +24,20 @@ _CODES = """
 CURRENCIES = frozenset(_CODES.split())
 
 
+#: Currencies whose minor unit is not a hundredth (ISO 4217): how many decimal places they have.
+_WHOLE = "CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
+_THOUSANDTHS = "BHD IQD JOD KWD LYD OMR TND"
+_DECIMALS = dict.fromkeys(_WHOLE.split(), 0) | dict.fromkeys(_THOUSANDTHS.split(), 3)
+
+
+def money(minor: float, currency: str | None) -> str:
+    """An amount in minor units as people write it, as "5.40 EUR" or "540 JPY"; two decimal places
+    where the currency is not known."""
+    places = _DECIMALS.get(currency or "", 2)
+    amount = f"{minor / 10**places:,.{places}f}"
+    return amount if currency is None else f"{amount} {currency}"
+
+
 def _currency(code: str) -> str:
     if code not in CURRENCIES:
         raise ValueError(f"{code!r} is not an ISO 4217 currency code in circulation")
@@ -46,6 +60,10 @@ def _storable(text: str) -> str:
 
 #: Business identifier: letters, digits, dot, dash and underscore, 1 to 64 characters.
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
+#: What a decision is about: an identifier, or two as in "S-AMS/SKU-001".
+SubjectId = Annotated[
+    str, Field(pattern=rf"{ID_PATTERN[:-1]}(/[A-Za-z0-9][A-Za-z0-9._-]{{0,63}})?$")
+]
 #: A moment with zone, kept in UTC.
 UtcTime = Annotated[AwareDatetime, AfterValidator(_utc)]
 #: ISO 4217 code.

@@ -1,36 +1,45 @@
 """The one way to decide: requests and a history in, answers out. No clock, no randomness.
 
-The consumer runs it on live rows, replay on the log: same code, same bytes.
+The consumer runs it on live rows, replay and backtests on the log: same code, same bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
+import psycopg
 
 from domain.decisions import (
-    Candidate,
-    DecisionExplained,
-    DecisionMade,
     FailDecision,
     RecordDecision,
-    RunnerUp,
+    Weights,
 )
-from ml import words
-from ml.history import join, matrix, with_sources
+from domain.models import Role
+from eventstore import LogUnavailable
+from eventstore.artifacts import ArtifactCorrupt
+from ml.governance import KIND_STOPPED, Ruling, rulings
+from ml.history import matrix, with_sources
 from ml.kind import Failed, History, Kind, Request
-from ml.scoring import ModelUnfit, Scorer, Scores, libraries
-from ml.tables import CHAMPION
-from projections.table import LAST_POSITION
+from ml.scoring import (
+    ADDITIVITY_TOLERANCE,
+    Matrix,
+    ModelUnfit,
+    Scorer,
+    libraries,
+)
+from ml.weighing import Case, Decided, Scored
+from ml.words import Rows
 
-#: Loads the model of a hash; raises KeyError where there is none.
+#: Loads the model of a hash; raises KeyError where there is none, ModelUnfit, ArtifactCorrupt.
 LoadScorer = Callable[[str], Awaitable[Scorer]]
+#: Taken while a matrix is scored: how many are at once.
+Gate = AbstractAsyncContextManager[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,199 +50,185 @@ class Answer:
     command: RecordDecision | FailDecision
 
 
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """What a backtest decides with: another model, other weights, or both."""
+
+    model_hash: str | None = None
+    weights: Weights | None = None
+
+
 async def decide(
-    kind: Kind, requests: Sequence[Request], history: History, load: LoadScorer
+    kind: Kind,
+    requests: Sequence[Request],
+    history: History,
+    load: LoadScorer,
+    gate: Gate,
+    instead: Instead | None = None,
 ) -> list[Answer]:
     """Answer requests of one kind, each as of its own log position, in one batch.
 
-    A request that cannot be decided is answered alone with the reason.
+    A request that cannot be decided is answered alone with the reason; one that upsets the whole
+    batch is found by halving it.
+
+    Raises:
+        psycopg.Error, LogUnavailable: the database cannot be read: nobody is answered.
     """
     if not requests:
         return []
-    champions = await _champions(kind, requests, history)
+    try:
+        return await _decide(kind, requests, history, load, gate, instead)
+    except (psycopg.Error, LogUnavailable):
+        raise
+    except Exception as error:
+        if len(requests) == 1:
+            told = f"{type(error).__name__}: {error}".replace("\0", "")
+            return [_failed(requests[0], Failed("decision.error", told[:500]))]
+        middle = len(requests) // 2
+        return [
+            *await decide(kind, requests[:middle], history, load, gate, instead),
+            *await decide(kind, requests[middle:], history, load, gate, instead),
+        ]
+
+
+async def _decide(
+    kind: Kind,
+    requests: Sequence[Request],
+    history: History,
+    load: LoadScorer,
+    gate: Gate,
+    instead: Instead | None,
+) -> list[Answer]:
+    ruled = _as_told(await rulings(kind, requests, history), instead)
+    case = _case(kind, len(requests), await _candidates(kind, requests, history))
+    scores = await _scores(case, ruled, load, gate)
+    versions = libraries()
+    answers = []
+    for number, (request, ruling) in enumerate(zip(requests, ruled, strict=True)):
+        try:
+            if isinstance(ruling, Failed):
+                raise ruling
+            if isinstance(scored := scores[number], Failed):
+                raise scored
+            weights = (instead and instead.weights) or request.event.weights
+            decided = Decided(kind, request, weights, case, number, ruling, scored)
+            answers.append(Answer(request, decided.command(versions)))
+        except Failed as failure:
+            answers.append(_failed(request, failure))
+    return answers
+
+
+def _failed(request: Request, failure: Failed) -> Answer:
+    return Answer(
+        request,
+        FailDecision(
+            decision_id=request.event.decision_id, code=failure.code, detail=failure.detail
+        ),
+    )
+
+
+def _as_told(ruled: list[Ruling | Failed], instead: Instead | None) -> Sequence[Ruling | Failed]:
+    if instead is None or instead.model_hash is None:
+        return ruled
+    alone = Ruling(instead.model_hash, Role.CHAMPION.value)
+    return [
+        replace(one, model_hash=alone.model_hash, role=alone.role, shadow=None)
+        if isinstance(one, Ruling)
+        else one
+        if one.code == KIND_STOPPED
+        else alone
+        for one in ruled
+    ]
+
+
+async def _candidates(kind: Kind, requests: Sequence[Request], history: History) -> pl.DataFrame:
     frame = await with_sources(kind, await kind.enumerate(requests, history), history)
-    frame = frame.with_columns(
+    return frame.with_columns(
         *(
             constraint.broken.fill_null(False).alias(constraint.code)
             for constraint in kind.constraints
         ),
-        kind.cost_minor.alias("cost_minor"),
-        kind.carbon_g.alias("carbon_g"),
+        kind.cost_minor.cast(pl.Int64).alias("cost_minor"),
+        kind.carbon_g.cast(pl.Int64).alias("carbon_g"),
+        kind.value_minor.cast(pl.Int64).alias("value_minor"),
+        kind.exposure.cast(pl.Float64).alias("exposure"),
+        kind.currency.cast(pl.String).alias("currency"),
     )
-    inputs = matrix(kind, frame)
+
+
+def _case(kind: Kind, count: int, frame: pl.DataFrame) -> Case:
     owners = frame["request"].to_numpy()
-    scores: dict[int, tuple[pl.DataFrame, np.ndarray[Any, Any], Scores] | Failed] = {}
-    for champion in dict.fromkeys(champions):
-        mine = [n for n, one in enumerate(champions) if one == champion]
+    starts = np.searchsorted(owners, np.arange(count + 1)).tolist()
+    codes = [constraint.code for constraint in kind.constraints]
+    broken = frame.select(codes)
+    rejected: list[tuple[str, ...]] = [()] * frame.height
+    any_broken = frame.select(pl.any_horizontal(codes)).to_series() if codes else None
+    for number in [] if any_broken is None else any_broken.arg_true():
+        told = broken.row(number)
+        rejected[number] = tuple(code for code, is_so in zip(codes, told, strict=True) if is_so)
+    return Case(Rows(frame), matrix(kind, frame), starts, rejected, frame["exposure"].to_numpy())
+
+
+async def _scores(
+    case: Case, ruled: Sequence[Ruling | Failed], load: LoadScorer, gate: Gate
+) -> list[Scored | Failed]:
+    """The numbers of each request's candidates, by its model and its shadow."""
+    found: list[Scored | Failed] = [one if isinstance(one, Failed) else Scored() for one in ruled]
+    by_model: dict[str, list[int]] = {}
+    by_shadow: dict[str, list[int]] = {}
+    for number, ruling in enumerate(ruled):
+        if isinstance(ruling, Ruling):
+            by_model.setdefault(ruling.model_hash, []).append(number)
+            if ruling.shadow:
+                by_shadow.setdefault(ruling.shadow, []).append(number)
+    for model_hash, numbers in by_model.items():
         try:
-            scorer = await _scorer(kind, champion, load)
-            rows = np.flatnonzero(np.isin(owners, mine))
-            # The trees run in a thread: the loop goes on serving.
-            scored = await asyncio.to_thread(scorer.score, inputs[rows])
-        except Failed as failure:
-            scores |= dict.fromkeys(mine, failure)
+            scorer = await load(model_hash)
+        except (KeyError, ModelUnfit, ArtifactCorrupt) as error:
+            told = f"model {model_hash[:12]}: {error}"
+            failure = Failed("decision.model_unfit", told)
+            for number in numbers:
+                found[number] = failure
             continue
-        for number in mine:
-            own = np.flatnonzero(owners[rows] == number)
-            part = Scores(scored.margins[own], scored.probabilities[own], scored.contributions[own])
-            scores[number] = (frame[rows[own].tolist()], inputs[rows[own]], part)
-    versions = libraries()
-    answers = []
-    for number, request in enumerate(requests):
-        found = scores[number]
+        taken = _taken(case, numbers)
+        async with gate:
+            # The trees run in a thread: the loop goes on serving.
+            scores = await asyncio.to_thread(scorer.score, taken)
+        if scores.additivity_error > ADDITIVITY_TOLERANCE:
+            raise ArithmeticError(
+                f"SHAP values of model {model_hash[:12]} miss the margin by "
+                f"{scores.additivity_error:.2g}, more than {ADDITIVITY_TOLERANCE:.0e}"
+            )
+        for number, part in _parted(case, numbers):
+            one = found[number]
+            assert isinstance(one, Scored)
+            one.take(scores, part)
+    for model_hash, numbers in by_shadow.items():
         try:
-            if isinstance(found, Failed):
-                raise found
-            command = _answer(kind, request, champions[number][0], versions, *found)
-        except Failed as failure:
-            answers.append(
-                Answer(
-                    request,
-                    FailDecision(
-                        decision_id=request.event.decision_id,
-                        code=failure.code,
-                        detail=failure.detail,
-                    ),
-                )
-            )
-        else:
-            answers.append(Answer(request, command))
-    return answers
+            scorer = await load(model_hash)
+        except (KeyError, ModelUnfit, ArtifactCorrupt):
+            continue  # a shadow never acts, and never holds up
+        async with gate:
+            margins, risks = await asyncio.to_thread(scorer.risks, _taken(case, numbers))
+        for number, part in _parted(case, numbers):
+            one = found[number]
+            if isinstance(one, Scored):
+                one.shadow = (margins[part], risks[part])
+    return found
 
 
-async def _champions(
-    kind: Kind, requests: Sequence[Request], history: History
-) -> list[tuple[str, str]]:
-    frame = pl.DataFrame(
-        {
-            "organisation_id": [request.organisation_id for request in requests],
-            "kind": [kind.name] * len(requests),
-            "position": [request.position for request in requests],
-        }
-    )
-    found = await join(frame, "champion", CHAMPION, history)
-    return [
-        (model or "", schema or "")
-        for model, schema in found.select(
-            "champion__model_hash", "champion__schema_hash"
-        ).iter_rows()
-    ]
+def _taken(case: Case, numbers: Sequence[int]) -> Matrix:
+    if len(numbers) == len(case.starts) - 1:
+        return case.inputs
+    parts = [case.inputs[case.starts[number] : case.starts[number + 1]] for number in numbers]
+    return np.concatenate(parts)
 
 
-async def _scorer(kind: Kind, champion: tuple[str, str], load: LoadScorer) -> Scorer:
-    model_hash, schema_hash = champion
-    if not model_hash:
-        raise Failed("decision.no_model", f"no model is deployed for {kind.name}")
-    if schema_hash != kind.schema_hash:
-        raise Failed(
-            "decision.schema_changed",
-            f"model {model_hash[:12]} was trained on features {schema_hash[:12]}, "
-            f"now they are {kind.schema_hash[:12]}: train and deploy a new one",
-        )
-    try:
-        return await load(model_hash)
-    except (KeyError, ModelUnfit) as error:
-        raise Failed("decision.model_unfit", f"model {model_hash[:12]}: {error}") from error
-
-
-def _answer(
-    kind: Kind,
-    request: Request,
-    model_hash: str,
-    versions: dict[str, str],
-    frame: pl.DataFrame,
-    inputs: np.ndarray[Any, Any],
-    scores: Scores,
-) -> RecordDecision:
-    if frame.is_empty():
-        raise Failed(
-            "decision.no_candidate", "the order's lines are not known, or no site may sell them"
-        )
-    event = request.event
-    weights = event.weights
-    rows: list[dict[str, Any]] = []
-    candidates: list[Candidate] = []
-    for index, row in enumerate(frame.iter_rows(named=True)):
-        probability = float(scores.probabilities[index])
-        objective = (
-            weights.cost * row["cost_minor"]
-            + weights.lateness_minor * probability
-            + weights.carbon_minor_per_kg * row["carbon_g"] / 1000
-        )
-        rejected = tuple(c.code for c in kind.constraints if row[c.code])
-        rows.append(
-            row | {"probability": probability, "objective": objective, "rejected": rejected}
-        )
-        candidates.append(
-            Candidate(
-                option={name: row[name] for name in kind.option},
-                features=_base64(inputs[index]),
-                lineage={
-                    source.alias: position
-                    for source in kind.sources
-                    if (position := row[f"{source.alias}__{LAST_POSITION}"]) is not None
-                },
-                margin=float(scores.margins[index]),
-                probability=probability,
-                cost_minor=row["cost_minor"],
-                carbon_g=row["carbon_g"],
-                objective=objective,
-                rejected=rejected,
-            )
-        )
-    # Ties go to the first in the order of the option's names: the frame is sorted by them.
-    ranked = sorted(
-        range(len(rows)), key=lambda n: (bool(rows[n]["rejected"]), rows[n]["objective"], n)
-    )
-    best = ranked[0]
-    chosen = None if rows[best]["rejected"] else best
-    likely: float | None = None if chosen is None else rows[best]["probability"]
-    made = DecisionMade(
-        decision_id=event.decision_id,
-        kind=kind.name,
-        subject_id=event.subject_id,
-        as_of=request.position,
-        model_hash=model_hash,
-        schema_hash=kind.schema_hash,
-        libraries=versions,
-        weights=weights,
-        candidates=tuple(candidates),
-        chosen=chosen,
-        option={} if chosen is None else candidates[best].option,
-        probability=likely,
-        confidence=None if likely is None else max(likely, 1 - likely),
-    )
-    explained = DecisionExplained(
-        decision_id=event.decision_id,
-        kind=kind.name,
-        subject_id=event.subject_id,
-        contributions=tuple(_base64(row) for row in scores.contributions),
-        summary=(
-            f"No candidate for {event.subject_id} keeps all the rules"
-            if chosen is None
-            else kind.summary(rows[best])
-        ),
-        reasons=(
-            ()
-            if chosen is None
-            else words.reasons(kind, rows[best], inputs[best], scores.contributions[best])
-        ),
-        rejections=words.rejections(kind, rows),
-        runner_up=(
-            None
-            if chosen is None or len(ranked) < 2
-            else RunnerUp(
-                candidate=ranked[1], sentence=words.runner_up(kind, rows[best], rows[ranked[1]])
-            )
-        ),
-    )
-    return RecordDecision(made=made, explained=explained)
-
-
-def _base64(values: np.ndarray[Any, Any]) -> str:
-    return base64.b64encode(values.astype("<f4").tobytes()).decode()
-
-
-def floats(encoded: str) -> list[float]:
-    """The numbers behind base64 of little-endian float32 values."""
-    return [float(value) for value in np.frombuffer(base64.b64decode(encoded), dtype="<f4")]
+def _parted(case: Case, numbers: Sequence[int]) -> list[tuple[int, slice]]:
+    """Where each request's rows stand in what ``_taken`` gave."""
+    found, start = [], 0
+    for number in numbers:
+        height = case.starts[number + 1] - case.starts[number]
+        found.append((number, slice(start, start + height)))
+        start += height
+    return found

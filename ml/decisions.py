@@ -9,28 +9,38 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from time import monotonic
 from uuid import UUID, uuid5
 
+import polars as pl
 import structlog
 from psycopg import AsyncConnection
 
-from commands import Bus, Context
+from commands import Bus, Context, Result
 from domain import catalogue
 from domain.access import Role
-from domain.decisions import DecisionRequested
+from domain.decisions import (
+    DecisionContested,
+    DecisionFailed,
+    DecisionRequested,
+    KeepDecision,
+    RequestDecision,
+)
 from domain.errors import Refused
 from domain.values import Command
-from eventstore import CommandReused, StoredEvent
+from eventstore import Receipt, StoredEvent
 from eventstore.artifacts import Artifacts
 from eventstore.log import Connection, read_after
 from eventstore.subscription import follow
 from ml.catalogue import FEATURE_TABLES, KINDS
-from ml.deciding import decide
-from ml.history import LiveHistory
-from ml.kind import Kind, Request
-from ml.scoring import Scorer
+from ml.history import LiveHistory, join
+from ml.kind import Request
+from ml.pieces import answers
+from ml.scorers import Scorers
+from ml.tables import REQUEST
 from projections import rows, store
 from projections.contributions import contributions
 from projections.engine import merge
@@ -41,25 +51,6 @@ _log = structlog.get_logger(__name__)
 ACTOR = "decision-consumer"
 #: A rate is believed from so many events on.
 _RATED = 500
-
-
-class Scorers:
-    """Loaded models by hash; bytes under one hash never change."""
-
-    def __init__(self, artifacts: Artifacts, keep: int = 16) -> None:
-        self._artifacts = artifacts
-        self._keep = keep
-        self._loaded: dict[tuple[str, str], Scorer] = {}
-
-    async def load(self, kind: Kind, model_hash: str) -> Scorer:
-        """The model of a hash, read against the kind's features."""
-        key = (kind.schema_hash, model_hash)
-        if key not in self._loaded:
-            content = await self._artifacts.get(model_hash)
-            while len(self._loaded) >= self._keep:
-                del self._loaded[next(iter(self._loaded))]
-            self._loaded[key] = await asyncio.to_thread(Scorer, content, kind.feature_names)
-        return self._loaded[key]
 
 
 class FeaturesIncomplete(Exception):
@@ -73,10 +64,10 @@ class DecisionConsumer:
         url: libpq connection string.
         bus: takes the answers.
         artifacts: where models are stored.
-        batch: events in one transaction.
+        batch: events in one transaction; among the requests of a batch the most urgent come first.
     """
 
-    def __init__(self, url: str, bus: Bus, artifacts: Artifacts, *, batch: int = 2000) -> None:
+    def __init__(self, url: str, bus: Bus, artifacts: Artifacts, *, batch: int = 20_000) -> None:
         self._url = url
         self._bus = bus
         self._scorers = Scorers(artifacts)
@@ -107,6 +98,8 @@ class DecisionConsumer:
 
     async def run(self) -> None:
         """Follow the log for ever; survives a restart of the server by itself."""
+        # The first decision is not to wait for what is imported late.
+        await asyncio.to_thread(import_module, "xgboost")
         await follow(self._url, "decision consumer", self.step)
 
     async def catch_up(self) -> None:
@@ -133,15 +126,17 @@ class DecisionConsumer:
             frames = decode(events, wanted(FEATURE_TABLES))
             batch = {table: contributions(table, frames) for table in FEATURE_TABLES}
             history = LiveHistory(connection, batch)
-            requests = requests_in(events)
+            await self._answer(events, history)
+            await self._ask_again(events)
+            await self._keep(events, history)
             for kind in KINDS.values():
-                mine = [request for request in requests if request.event.kind == kind.name]
-                load = partial(self._scorers.load, kind)
-                by_position = {event.position: event for event in events}
-                for answer in await decide(kind, mine, history, load):
-                    await self._send(answer.command, by_position[answer.request.position], "answer")
-                for cause, outcome in await kind.outcomes(events, history):
-                    await self._send(outcome, cause, "outcome")
+                outcomes = await kind.outcomes(events, history)
+                await self._send(
+                    [
+                        (command, cause, f"outcome:{command.decision_id}")
+                        for cause, command in outcomes
+                    ]
+                )
             for table, parts in batch.items():
                 await rows.merge_part(connection, table, merge(table, [parts]))
             rate = len(events) / (monotonic() - begun) if len(events) >= _RATED else None
@@ -162,20 +157,89 @@ class DecisionConsumer:
         await store.start_over(connection, FEATURE_TABLES)
         return True
 
-    async def _send(self, command: Command, cause: StoredEvent, step: str) -> None:
-        context = Context(
-            organisation_id=cause.organisation_id,
-            actor=ACTOR,
-            roles=frozenset({Role.SERVICE}),
-            command_id=uuid5(cause.event_id, step),
-            correlation_id=cause.correlation_id,
-            causation_id=cause.event_id,
+    async def _answer(self, events: Sequence[StoredEvent], history: LiveHistory) -> None:
+        """Decide what is requested, the most urgent first."""
+        causes = {event.position: event for event in events}
+        clock = partial(datetime.now, UTC)
+        requests = requests_in(events)
+        async for some in answers(KINDS, requests, history, self._scorers, clock=clock):
+            await self._send(
+                [(one.command, causes[one.request.position], "answer") for one in some]
+            )
+
+    async def _ask_again(self, events: Sequence[StoredEvent]) -> None:
+        """Request what a contested decision is to be decided anew."""
+        for stored in events:
+            if catalogue.type_of(stored.topic) is not DecisionContested:
+                continue
+            event = catalogue.decode(stored.topic, stored.state)
+            assert isinstance(event, DecisionContested)
+            if event.redecide:
+                command = RequestDecision(
+                    decision_id=str(uuid5(stored.event_id, "redecision")),
+                    kind=event.kind,
+                    subject_id=event.subject_id,
+                    weights=event.weights,
+                    priority=event.priority,
+                    redecides=event.decision_id,
+                    requested_at=event.contested_at,
+                )
+                [result] = await self._send([(command, stored, "redecision")])
+                if isinstance(result, Refused):
+                    kept = KeepDecision(
+                        decision_id=event.decision_id, code=result.code, detail=str(result)
+                    )
+                    await self._send([(kept, stored, "kept")])
+
+    async def _keep(self, events: Sequence[StoredEvent], history: LiveHistory) -> None:
+        """Let contested decisions stand whose new decision failed."""
+        failed: dict[int, tuple[StoredEvent, DecisionFailed]] = {}
+        for stored in events:
+            if catalogue.type_of(stored.topic) is DecisionFailed:
+                event = catalogue.decode(stored.topic, stored.state)
+                assert isinstance(event, DecisionFailed)
+                failed[stored.position] = (stored, event)
+        if not failed:
+            return
+        frame = pl.DataFrame(
+            {
+                "organisation_id": [str(one.organisation_id) for one, _ in failed.values()],
+                "decision_id": [event.decision_id for _, event in failed.values()],
+                "position": list(failed),
+            }
         )
-        try:
-            await self._bus.execute(command, context)
-        except (Refused, CommandReused) as error:
-            # Somebody else has answered (an outcome by hand, say): the log stands.
-            _log.warning("answer not taken", command=type(command).__name__, error=str(error))
+        asked = await join(frame, "request", REQUEST, history)
+        for position, contested in asked.select("position", "request__redecides").iter_rows():
+            cause, event = failed[position]
+            if contested is not None:
+                kept = KeepDecision(decision_id=contested, code=event.code, detail=event.detail)
+                await self._send([(kept, cause, "kept")])
+
+    async def _send(self, sent: Sequence[tuple[Command, StoredEvent, str]]) -> list[Result]:
+        """Put commands on the log as one append; what became of each."""
+        if not sent:
+            return []
+        commands = [
+            (
+                command,
+                Context(
+                    organisation_id=cause.organisation_id,
+                    actor=ACTOR,
+                    roles=frozenset({Role.SERVICE}),
+                    command_id=uuid5(cause.event_id, step),
+                    correlation_id=cause.correlation_id,
+                    causation_id=cause.event_id,
+                ),
+            )
+            for command, cause, step in sent
+        ]
+        results = await self._bus.execute_many(commands)
+        for (command, _), result in zip(commands, results, strict=True):
+            if not isinstance(result, Receipt):
+                # Somebody else has answered (an outcome by hand, say): the log stands.
+                name = type(command).__name__
+                _log.warning("answer not taken", command=name, error=str(result))
+        return results
 
     async def _connect(self) -> Connection:
         return await AsyncConnection.connect(self._url, autocommit=True, connect_timeout=5)

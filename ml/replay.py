@@ -1,41 +1,54 @@
 """Replay: decide again from the log and the stored model, and compare with the log to the byte.
 
-A mismatch names its cause: the model's bytes, library versions, features, score, explanation,
-choice, or the code that puts them into events.
+A mismatch names its cause (``ml.causes``). It walks the log with the tables in memory, so what it
+takes of memory is what the feature tables of one organisation take.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from datetime import UTC, datetime
 from uuid import UUID
 
-import polars as pl
-
+from commands import stream_id
+from commands.decisions import decision_stream
 from domain import catalogue
 from domain.decisions import (
     DecisionExplained,
     DecisionFailed,
     DecisionMade,
+    DecisionReferred,
+    DecisionRequested,
+    DecisionShadowed,
     FailDecision,
     RecordDecision,
 )
 from domain.values import Event
-from eventstore import Log, StoredEvent
-from eventstore.artifacts import ArtifactCorrupt, Artifacts
+from eventstore import Log
+from eventstore.artifacts import Artifacts
 from ml.catalogue import KINDS
-from ml.deciding import Answer, decide
-from ml.decisions import Scorers, requests_in
-from ml.history import LogHistory
-from ml.kind import Kind, Request
-from ml.scoring import Scorer, libraries
-from projections.contributions import contributions
-from projections.frames import decode, wanted
+from ml.causes import cause as cause_of
+from ml.deciding import Answer
+from ml.kind import Request
+from ml.pieces import DEADLINE_PASSED, answers, too_late
+from ml.scorers import Scorers
+from ml.tables import GOVERNANCE
+from ml.walk import Window, walk
+from projections.reading import LogReader
+from projections.table import Table
 
-_CHUNK = 20_000
-_BATCH = 200
 Progress = Callable[[int, int], None]
+#: Topic, bytes and position of a stored event.
+Stored = tuple[str, bytes, int]
+
+ANSWERS: tuple[type[Event], ...] = (
+    DecisionMade,
+    DecisionExplained,
+    DecisionShadowed,
+    DecisionReferred,
+    DecisionFailed,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +68,26 @@ class NotAnswered(Exception):
     """A decision that is not on the organisation's log, or has no answer yet."""
 
 
+def tables() -> tuple[Table, ...]:
+    """What has to be folded to decide."""
+    mine = [table for kind in KINDS.values() for table in kind.tables]
+    return tuple(dict.fromkeys((*mine, *GOVERNANCE)))
+
+
+def requests_of(window: Window) -> list[Request]:
+    """The decision requests of a window."""
+    frame = window.events.get(DecisionRequested)
+    if frame is None:
+        return []
+    columns = frame.select("organisation_id", "position", "state").iter_rows()
+    return [
+        Request(organisation_id, position, DecisionRequested.model_validate_json(state))
+        for organisation_id, position, state in columns
+    ]
+
+
 async def replay(
+    url: str,
     log: Log,
     artifacts: Artifacts,
     organisation_id: UUID,
@@ -67,140 +99,156 @@ async def replay(
     Raises:
         NotAnswered: a decision asked for is not on the log or not answered.
     """
-    recorded, answers, events_by_kind = await _read(log, organisation_id)
-    requests = [request for request in recorded if request.event.decision_id in answers]
-    if decision_ids is not None:
-        known = {request.event.decision_id for request in requests}
-        for decision_id in decision_ids:
-            if decision_id not in known:
-                raise NotAnswered(f"decision {decision_id!r} is not on the log or not answered yet")
-        requests = [one for one in requests if one.event.decision_id in set(decision_ids)]
-    scorers = Scorers(artifacts)
-    found: list[Replayed] = []
-    for name, kind in KINDS.items():
-        mine = [request for request in requests if request.event.kind == name]
-        history = events_by_kind[name]
-        for start in range(0, len(mine), _BATCH):
-            for answer in await decide(
-                kind, mine[start : start + _BATCH], history, partial(_load, scorers, kind)
-            ):
-                stored = answers[answer.request.event.decision_id]
-                found.append(_compare(answer, stored))
-            if report is not None:
-                report(len(found), len(requests))
-    return sorted(found, key=lambda one: one.position)
-
-
-async def _load(scorers: Scorers, kind: Kind, model_hash: str) -> Scorer:
-    try:
-        return await scorers.load(kind, model_hash)
-    except ArtifactCorrupt as error:
-        # For a decision this is a reason, not a crash.
-        raise KeyError(str(error)) from error
-
-
-async def _read(
-    log: Log, organisation_id: UUID
-) -> tuple[list[Request], dict[str, list[StoredEvent]], dict[str, LogHistory]]:
-    """Requests, stored answers by decision, and each kind's history, in one pass."""
     head = await log.head()
-    tables = {name: tuple(kind.tables) for name, kind in KINDS.items()}
-    every = tuple(dict.fromkeys(table for some in tables.values() for table in some))
-    parts = {table: [contributions(table, {})] for table in every}
-    requests: list[Request] = []
-    answers: dict[str, list[StoredEvent]] = {}
-    kinds = {DecisionMade, DecisionExplained, DecisionFailed}
-    position = 0
-    while events := await log.after_of(organisation_id, position, _CHUNK, to=head):
-        frames = decode(events, wanted(every))
-        for table in every:
-            parts[table].append(contributions(table, frames))
-        requests += requests_in(events, organisation_id)
-        for stored in events:
-            if catalogue.type_of(stored.topic) in kinds:
-                event = catalogue.decode(stored.topic, stored.state)
-                decision_id = getattr(event, "decision_id")  # noqa: B009 - the three have one
-                answers.setdefault(decision_id, []).append(stored)
-        position = events[-1].position
-    histories = {
-        name: LogHistory({table: pl.concat(parts[table]) for table in some})
-        for name, some in tables.items()
-    }
-    return requests, answers, histories
+    asked = None
+    if decision_ids is not None:
+        asked = await _stored(log, organisation_id, decision_ids)
+        head = max((position for position, _ in asked.values()), default=0)
+    compare = _Comparison(organisation_id, None if asked is None else dict(asked))
+    scorers = Scorers(artifacts)
+    fields: dict[type[Event], set[str]] = {DecisionRequested: {"state"}}
+    if asked is None:
+        fields |= {event: {"decision_id", "state"} for event in ANSWERS}
+    async with LogReader(url) as reader:
+        async for window in walk(reader, organisation_id, tables(), fields, head):
+            requests = [one for one in requests_of(window) if compare.wants(one)]
+            compare.expect(requests)
+            async for some in answers(KINDS, requests, window.history, scorers):
+                compare.take(some)
+            compare.read(window)
+            if report is not None:
+                report(window.to, head)
+    return compare.result()
 
 
-def _compare(answer: Answer, stored: Sequence[StoredEvent]) -> Replayed:
-    request = answer.request
-    again = _events(answer)
-    before = [catalogue.decode(one.topic, one.state) for one in stored]
-    bytes_again = [catalogue.encode(event) for event in again]
-    same = bytes_again == [catalogue.present(one.topic, one.state) for one in stored]
-    cause, detail = ("", "") if same else _cause(before, again)
-    return Replayed(
-        decision_id=request.event.decision_id,
-        position=request.position,
-        kind=request.event.kind,
-        same=same,
-        cause=cause,
-        detail=detail,
-        bytes_compared=sum(len(one.state) for one in stored),
-    )
+async def _stored(
+    log: Log, organisation_id: UUID, decision_ids: Sequence[str]
+) -> dict[str, tuple[int, list[Stored]]]:
+    """The position of each decision's request, and its answer as it is stored."""
+    streams = {name: stream_id(organisation_id, decision_stream(name)) for name in decision_ids}
+    events = await log.streams(list(streams.values()))
+    found: dict[str, tuple[int, list[Stored]]] = {}
+    for name, id_ in streams.items():
+        asked = 0
+        stored: list[Stored] = []
+        for one in events.get(id_, []):
+            kind = catalogue.type_of(one.topic)
+            if kind is DecisionRequested:
+                asked = one.position
+            elif kind in ANSWERS:
+                stored.append((*catalogue.present(one.topic, one.state), one.position))
+        if not asked or not stored:
+            raise NotAnswered(f"decision {name!r} is not on the log or not answered yet")
+        found[name] = (asked, stored)
+    return found
 
 
-def _events(answer: Answer) -> list[Event]:
-    match answer.command:
+class _Comparison:
+    """Answers given again, until what is stored of them has been read too."""
+
+    def __init__(
+        self,
+        organisation_id: UUID,
+        asked: dict[str, tuple[int, list[Stored]]] | None,
+    ) -> None:
+        self._organisation = str(organisation_id)
+        self._asked = asked
+        self._again: dict[str, Answer | None] = {}
+        self._requests: dict[str, Request] = {}
+        self._stored: dict[str, list[Stored]] = {}
+        self._found: list[Replayed] = []
+
+    def wants(self, request: Request) -> bool:
+        """Whether the request is among those that are replayed."""
+        return self._asked is None or request.event.decision_id in self._asked
+
+    def expect(self, requests: Sequence[Request]) -> None:
+        """Requests whose answers are about to be given again."""
+        for request in requests:
+            self._requests[request.event.decision_id] = request
+            self._again[request.event.decision_id] = None
+
+    def take(self, some: Sequence[Answer]) -> None:
+        """Answers given again."""
+        for answer in some:
+            self._again[answer.request.event.decision_id] = answer
+
+    def read(self, window: Window) -> None:
+        """What the log holds of answers."""
+        if self._asked is not None:
+            for name in [name for name in self._asked if name in self._again]:
+                self._compare(name, self._asked[name][1])
+            return
+        for event in ANSWERS:
+            frame = window.events.get(event)
+            if frame is None:
+                continue
+            topic = catalogue.TOPICS[event]
+            columns = frame.select("decision_id", "state", "position").iter_rows()
+            for decision_id, state, position in columns:
+                self._stored.setdefault(decision_id, []).append((topic, state.encode(), position))
+        # An answer is one append: it is whole, unless the window ends with it.
+        whole = [
+            name
+            for name, stored in self._stored.items()
+            if name in self._again and max(position for _, _, position in stored) < window.to
+        ]
+        for name in whole:
+            self._compare(name, self._stored.pop(name))
+
+    def result(self) -> list[Replayed]:
+        """What was found, in the order of the requests."""
+        for name in [name for name in self._stored if name in self._again]:
+            self._compare(name, self._stored.pop(name))
+        return sorted(self._found, key=lambda one: one.position)
+
+    def _compare(self, name: str, stored: list[Stored]) -> None:
+        stored.sort(key=lambda one: one[2])
+        answer = self._again.pop(name)
+        request = self._requests.pop(name)
+        again = _events(request, answer, stored)
+        same = [catalogue.encode(event) for event in again] == [
+            (topic, state) for topic, state, _ in stored
+        ]
+        cause, detail = "", ""
+        if not same:
+            cause, detail = cause_of(
+                [catalogue.decode(topic, state) for topic, state, _ in stored], again
+            )
+        self._found.append(
+            Replayed(
+                decision_id=name,
+                position=request.position,
+                kind=request.event.kind,
+                same=same,
+                cause=cause,
+                detail=detail,
+                bytes_compared=sum(len(state) for _, state, _ in stored),
+            )
+        )
+
+
+def _events(request: Request, answer: Answer | None, stored: Sequence[Stored]) -> list[Event]:
+    """The events of an answer given again."""
+    event = request.event
+    command = None if answer is None else answer.command
+    topic, state, _ = stored[0]
+    told = catalogue.decode(topic, state)
+    if isinstance(told, DecisionFailed) and told.code == DEADLINE_PASSED:
+        # Whether it was too late the clock said, which a replay has not; the words are ours.
+        command = too_late(request, datetime.max.replace(tzinfo=UTC)) or command
+    match command:
         case RecordDecision():
-            return [answer.command.made, answer.command.explained]
+            referred = () if command.referred is None else (command.referred,)
+            return [command.made, command.explained, *command.shadows, *referred]
         case FailDecision():
-            event = answer.request.event
             return [
                 DecisionFailed(
                     decision_id=event.decision_id,
                     kind=event.kind,
                     subject_id=event.subject_id,
-                    code=answer.command.code,
-                    detail=answer.command.detail,
+                    code=command.code,
+                    detail=command.detail,
                 )
             ]
-
-
-def _cause(before: Sequence[Event], again: Sequence[Event]) -> tuple[str, str]:
-    """The first thing that differs, nearest to the source first."""
-    made = next((one for one in before if isinstance(one, DecisionMade)), None)
-    anew = next((one for one in again if isinstance(one, DecisionMade)), None)
-    failed = next((one for one in again if isinstance(one, DecisionFailed)), None)
-    if made is not None and failed is not None:
-        return "model", failed.detail
-    if made is None or anew is None:
-        return "log", "the log holds another kind of answer than the replay gives"
-    if made.model_hash != anew.model_hash:
-        return "model", f"decided by {made.model_hash[:12]}, the log says {anew.model_hash[:12]}"
-    if made.libraries != anew.libraries:
-        return "library versions", f"{made.libraries} then, {libraries()} now"
-    if [one.option for one in made.candidates] != [one.option for one in anew.candidates]:
-        return "features", "other candidates follow from the log"
-    pairs = list(zip(made.candidates, anew.candidates, strict=True))
-    for name, fields in (
-        ("features", ("features", "lineage", "cost_minor", "carbon_g")),
-        ("score", ("margin", "probability")),
-        ("constraints", ("rejected",)),
-        ("weights", ("objective",)),
-    ):
-        for old, new in pairs:
-            for field in fields:
-                if getattr(old, field) != getattr(new, field):
-                    told = f"{getattr(old, field)} on the log, {getattr(new, field)} now"
-                    return name, f"{field} of {old.option}: {told}"
-    if made.weights != anew.weights:
-        return "weights", f"{made.weights} on the log, {anew.weights} asked for"
-    if made.chosen != anew.chosen or made.option != anew.option:
-        return "choice", f"{made.option} on the log, {anew.option} now"
-    if made != anew:
-        return "choice", "the decision's own numbers differ"
-    words = next((one for one in before if isinstance(one, DecisionExplained)), None)
-    new_words = next((one for one in again if isinstance(one, DecisionExplained)), None)
-    if words is None or new_words is None or words.contributions != new_words.contributions:
-        return "explanation", "SHAP values differ"
-    if words != new_words:
-        return "explanation", "the words differ"
-    return "code", "the same values are written as other bytes"
+    return []

@@ -10,18 +10,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xgboost
+
+from ml.calibration import Calibration
+
+if TYPE_CHECKING:  # importing it takes most of a second, and most commands never score
+    import xgboost
 
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 Vector = np.ndarray[tuple[int], np.dtype[np.float32]]
+Exact = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 #: |sum of SHAP values + base - margin| stays below this (float32 sums in another order).
 ADDITIVITY_TOLERANCE = 1e-4
 
 _BASE_SCORE = "chainlytics_base_score"
 _VERSION = "chainlytics_xgboost"
+_CALIBRATION = "chainlytics_calibration"
 
 
 class ModelUnfit(Exception):
@@ -30,16 +37,28 @@ class ModelUnfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """For n candidates of m features: margins [n], probabilities [n], SHAP [n, m + 1] in log odds
-    with the base value last."""
+    """For n candidates of m features: margins [n], probabilities [n] as the model says them, risks
+    [n] (float64, calibrated), SHAP [n, m + 1] in log odds with the base value last."""
 
     margins: Vector
     probabilities: Vector
+    risks: Exact
     contributions: Matrix
+
+    @property
+    def additivity_error(self) -> float:
+        """The largest distance of a row's SHAP sum from its margin."""
+        if not len(self.margins):
+            return 0.0
+        sums = self.contributions.sum(axis=1, dtype=np.float64)
+        # A NaN is the largest of all: it must not pass for a small distance.
+        return float(np.nan_to_num(np.abs(sums - self.margins), nan=np.inf).max())
 
 
 def libraries() -> dict[str, str]:
     """Versions of what computes features and scores."""
+    import xgboost
+
     return {name: version(name) for name in ("numpy", "polars")} | {"xgboost": xgboost.__version__}
 
 
@@ -49,12 +68,20 @@ def base_score(booster: xgboost.Booster) -> str:
     return str(config["learner"]["learner_model_param"]["base_score"])
 
 
-def seal(booster: xgboost.Booster) -> bytes:
-    """The artifact's bytes (UBJSON), with the base score and library version inside.
+def seal(booster: xgboost.Booster, calibration: Calibration) -> bytes:
+    """The artifact's bytes (UBJSON), with calibration, base score and library version inside.
 
     xgboost may load another version's model silently with another base score: see ``Scorer``.
     """
-    booster.set_attr(**{_BASE_SCORE: base_score(booster), _VERSION: xgboost.__version__})
+    import xgboost
+
+    booster.set_attr(
+        **{
+            _BASE_SCORE: base_score(booster),
+            _VERSION: xgboost.__version__,
+            _CALIBRATION: calibration.to_json(),
+        }
+    )
     return bytes(booster.save_raw("ubj"))
 
 
@@ -66,6 +93,8 @@ class Scorer:
     """
 
     def __init__(self, content: bytes, feature_names: Sequence[str]) -> None:
+        import xgboost
+
         self._names = list(feature_names)
         self._booster = xgboost.Booster({"nthread": 1})
         try:
@@ -81,11 +110,40 @@ class Scorer:
                 f"when it was trained under {self._booster.attr(_VERSION)}"
             )
 
+        calibration = self._booster.attr(_CALIBRATION)
+        if calibration is None:
+            raise ModelUnfit("the model was registered without a calibration")
+        self.calibration = Calibration.from_json(calibration)
+
     def score(self, matrix: Matrix) -> Scores:
         """Numbers for each row; the same to the bit alone or in a batch."""
-        data = xgboost.DMatrix(matrix, feature_names=self._names, nthread=1)
+        data = self._data(matrix)
+        probabilities = self._booster.predict(data)
         return Scores(
             margins=self._booster.predict(data, output_margin=True),
-            probabilities=self._booster.predict(data),
+            probabilities=probabilities,
+            risks=self.calibration(probabilities.astype(np.float64)),
             contributions=self._booster.predict(data, pred_contribs=True),
         )
+
+    def risks(self, matrix: Matrix) -> tuple[Vector, Exact]:
+        """Margins and calibrated risks alone, which is much faster than with SHAP values."""
+        data = self._data(matrix)
+        margins = self._booster.predict(data, output_margin=True)
+        return margins, self.calibration(self._booster.predict(data).astype(np.float64))
+
+    def thresholds(self) -> dict[str, list[float]]:
+        """The values at which trees split, by feature: between two of them nothing changes."""
+        found: dict[str, set[float]] = {}
+        waiting = [json.loads(tree) for tree in self._booster.get_dump(dump_format="json")]
+        while waiting:
+            node = waiting.pop()
+            if "children" in node:
+                found.setdefault(node["split"], set()).add(float(node["split_condition"]))
+                waiting += node["children"]
+        return {name: sorted(values) for name, values in found.items()}
+
+    def _data(self, matrix: Matrix) -> xgboost.DMatrix:
+        import xgboost
+
+        return xgboost.DMatrix(matrix, feature_names=self._names, nthread=1)

@@ -8,9 +8,16 @@ from __future__ import annotations
 import polars as pl
 from polars import col
 
-from domain.decisions import DecisionMade
+from domain.decisions import DecisionMade, DecisionOutcomeRecorded, DecisionRequested
 from domain.inventory import SiteClosed, SiteOpened, StockAdjusted, StockPicked, StockReceived
-from domain.models import ModelDeployed
+from domain.models import (
+    ModelDeployed,
+    ModelResumed,
+    ModelRetired,
+    ModelRolledBack,
+    ModelStopped,
+    ModelWithdrawn,
+)
 from domain.orders import (
     OrderAllocated,
     OrderCancelled,
@@ -18,8 +25,10 @@ from domain.orders import (
     OrderPlaced,
     OrderShipped,
 )
+from domain.policies import KindResumed, KindStopped, PolicySet
+from domain.transport import RouteAllowed, RouteForbidden, VehicleRegistered, VehicleRetired
 from domain.values import Event
-from projections.fold import Fold, count, first, last, total
+from projections.fold import Fold, collect, count, first, greatest, last, total
 from projections.table import Table
 
 _TIMED = col("late").is_not_null()
@@ -39,6 +48,7 @@ ORDER = Table(
     key={OrderPlaced: ("order_id",)},
     columns={
         "region": first({OrderPlaced: "region"}),
+        "customer_id": first({OrderPlaced: "customer_id"}),
         "currency": first({OrderPlaced: "currency"}),
         "placed_at": first({OrderPlaced: "placed_at"}),
         "promised_at": first({OrderPlaced: "promised_at"}),
@@ -105,9 +115,44 @@ REGION = Table(name="feature_regions", key={OrderDelivered: ("region",)}, column
 
 OVERALL = Table(name="feature_overall", key={OrderDelivered: ()}, columns=_deliveries())
 
+VEHICLE = Table(
+    name="feature_vehicles",
+    key=dict.fromkeys((VehicleRegistered, VehicleRetired), ("site_id", "vehicle_id")),
+    columns={
+        "registered": first({VehicleRegistered: "position"}),
+        "mode": first({VehicleRegistered: "mode"}),
+        "service_levels": first({VehicleRegistered: col("service_levels").list.join(",")}),
+        "max_weight_g": first({VehicleRegistered: "max_weight_g"}),
+        "daily_capacity": first({VehicleRegistered: "daily_capacity"}),
+        "cost_minor": first({VehicleRegistered: "cost_minor"}),
+        "carbon_g": first({VehicleRegistered: "carbon_g"}),
+        "retired": last({VehicleRetired: pl.lit(True)}),
+    },
+)
+
+VEHICLE_DAY = Table(
+    name="feature_vehicle_days",
+    key={OrderAllocated: {"vehicle_id": col("vehicle_id"), "day": col("allocated_at").dt.date()}},
+    columns={"allocated": count(OrderAllocated)},
+)
+
+VEHICLE_RECORD = Table(
+    name="feature_vehicle_records",
+    key={OrderDelivered: ("vehicle_id",)},
+    columns=_deliveries(),
+)
+
+ROUTE = Table(
+    name="feature_routes",
+    key=dict.fromkeys((RouteForbidden, RouteAllowed), ("site_id", "region")),
+    columns={"forbidden": last({RouteForbidden: pl.lit(True), RouteAllowed: pl.lit(False)})},
+)
+
+_MOVED = (StockReceived, StockPicked, StockAdjusted)
+
 STOCK = Table(
     name="feature_stock",
-    key=dict.fromkeys((StockReceived, StockPicked, StockAdjusted), ("site_id", "sku")),
+    key=dict.fromkeys(_MOVED, ("site_id", "sku")),
     columns={
         "on_hand": total(
             {
@@ -115,25 +160,180 @@ STOCK = Table(
                 StockPicked: -col("quantity"),
                 StockAdjusted: col("change"),
             }
+        ),
+        "receipts": count(StockReceived),
+        "received": total({StockReceived: "quantity"}),
+        "largest_receipt": greatest({StockReceived: "quantity"}),
+        "picks": count(StockPicked),
+        "picked": total({StockPicked: "quantity"}),
+        "adjustments": count(StockAdjusted),
+        "first_at": first(
+            {StockReceived: "received_at", StockPicked: "picked_at", StockAdjusted: "adjusted_at"}
+        ),
+        "last_at": last(
+            {StockReceived: "received_at", StockPicked: "picked_at", StockAdjusted: "adjusted_at"}
+        ),
+        "last_kind": last(
+            {
+                StockReceived: pl.lit("receipt"),
+                StockPicked: pl.lit("pick"),
+                StockAdjusted: pl.lit("adjustment"),
+            }
+        ),
+        "last_quantity": last(
+            {StockReceived: "quantity", StockPicked: "quantity", StockAdjusted: "change"}
+        ),
+    },
+)
+
+#: What left the shelf in each week; a week is named by its Monday.
+STOCK_WEEK = Table(
+    name="feature_stock_weeks",
+    key={
+        StockPicked: {
+            "site_id": col("site_id"),
+            "sku": col("sku"),
+            "week": col("picked_at").dt.truncate("1w").dt.date(),
+        }
+    },
+    columns={"picked": total({StockPicked: "quantity"}), "picks": count(StockPicked)},
+)
+
+#: What is known of an article from the orders for it.
+ARTICLE = Table(
+    name="feature_articles",
+    key={OrderPlaced: {"sku": col("lines").struct.field("sku")}},
+    explode={OrderPlaced: "lines"},
+    columns={
+        "lines": count(OrderPlaced),
+        "ordered": total({OrderPlaced: col("lines").struct.field("quantity")}),
+        "price_minor": last({OrderPlaced: col("lines").struct.field("unit_price_minor")}),
+        "weight_g": last({OrderPlaced: col("lines").struct.field("weight_g")}),
+    },
+)
+
+CUSTOMER = Table(
+    name="feature_customers",
+    key={OrderPlaced: ("customer_id",)},
+    columns={
+        "orders": count(OrderPlaced),
+        "units": total({OrderPlaced: "units"}),
+        "goods_minor": total({OrderPlaced: "goods_minor"}),
+    },
+)
+
+# who decides
+
+#: The model in each role of a kind.
+ROLE = Table(
+    name="feature_roles",
+    key={
+        ModelDeployed: ("kind", "role"),
+        ModelRolledBack: {"kind": col("kind"), "role": pl.lit("champion")},
+    },
+    columns={
+        "model_hash": last({ModelDeployed: "model_hash", ModelRolledBack: "to"}),
+        "schema_hash": last({ModelDeployed: "schema_hash", ModelRolledBack: "to_schema_hash"}),
+        "share": last({ModelDeployed: "share", ModelRolledBack: pl.lit(1.0)}),
+    },
+)
+
+#: What a model's own events say. A model has the role that it was given last, and no other.
+MODEL = Table(
+    name="feature_models",
+    key={
+        ModelDeployed: ("model_hash",),
+        ModelRolledBack: ({"model_hash": col("model_hash")}, {"model_hash": col("to")}),
+        ModelWithdrawn: ("model_hash",),
+        ModelStopped: ("model_hash",),
+        ModelResumed: ("model_hash",),
+        ModelRetired: ("model_hash",),
+    },
+    columns={
+        "role": last(
+            {
+                ModelDeployed: "role",
+                ModelRolledBack: (pl.lit(""), pl.lit("champion")),
+                ModelWithdrawn: pl.lit(""),
+            }
+        ),
+        "stopped": last({ModelStopped: "reason", ModelResumed: pl.lit("")}),
+        "retired": last({ModelRetired: pl.lit(True)}),
+    },
+)
+
+POLICY = Table(
+    name="feature_policies",
+    key=dict.fromkeys((PolicySet, KindStopped, KindResumed), ("kind",)),
+    columns={
+        "minimum_confidence": last({PolicySet: "minimum_confidence"}),
+        # 0 and above; -1: no such rule.
+        "four_eyes_above_minor": last({PolicySet: col("four_eyes_above_minor").fill_null(-1)}),
+        "stopped": last({KindStopped: "reason", KindResumed: pl.lit("")}),
+    },
+)
+
+DELIVERY = Table(
+    name="feature_deliveries",
+    key={OrderDelivered: ("order_id",)},
+    columns={
+        "site_id": last({OrderDelivered: "site_id"}),
+        "service_level": last({OrderDelivered: "service_level"}),
+        "vehicle_id": last({OrderDelivered: "vehicle_id"}),
+        "late": last({OrderDelivered: "late"}),
+        "delivered_at": last({OrderDelivered: "delivered_at"}),
+    },
+)
+
+#: The last receipts of a stock: position and quantity of each.
+RECEIPTS = Table(
+    name="feature_receipts",
+    key={StockReceived: ("site_id", "sku")},
+    columns={
+        "receipts": collect(
+            {
+                StockReceived: pl.concat_str(
+                    col("position").cast(pl.String),
+                    col("quantity").cast(pl.String),
+                    separator=" ",
+                )
+            },
+            most=20,
         )
     },
 )
 
-CHAMPION = Table(
-    name="feature_champions",
-    key={ModelDeployed: ("kind",)},
+REQUEST = Table(
+    name="feature_requests",
+    key={DecisionRequested: ("decision_id",)},
     columns={
-        "model_hash": last({ModelDeployed: "model_hash"}),
-        "schema_hash": last({ModelDeployed: "schema_hash"}),
+        "requested_at": first({DecisionRequested: "requested_at"}),
+        "redecides": first({DecisionRequested: "redecides"}),
     },
 )
 
-#: The last decision about each order.
+#: The decisions about each subject, and those whose outcome is known. A decision is its id, the
+#: position that it is as of, and its option, each on a line.
 DECIDED = Table(
     name="feature_decided",
-    key={DecisionMade: {"order_id": col("subject_id")}},
+    key={
+        DecisionMade: ("kind", "subject_id"),
+        DecisionOutcomeRecorded: ("kind", "subject_id"),
+    },
     columns={
-        "decision_id": last({DecisionMade: "decision_id"}),
-        "made": last({DecisionMade: "state"}, json=True),
+        "made": collect(
+            {
+                DecisionMade: pl.concat_str(
+                    col("decision_id"),
+                    col("as_of").cast(pl.String),
+                    col("state").str.json_path_match("$.option"),
+                    separator="\n",
+                )
+            }
+        ),
+        "closed": collect({DecisionOutcomeRecorded: "decision_id"}),
     },
 )
+
+#: What the engine itself asks, whatever the kind.
+GOVERNANCE = (ROLE, MODEL, POLICY)

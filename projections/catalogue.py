@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from projections import audit, decisions, inventory, kpis, models, orders
+from projections import audit, decisions, inventory, kpis, models, orders, policies, transport
 from projections.table import Table
 
 TABLES: Mapping[str, Table] = {
     table.name: table
-    for area in (orders, inventory, decisions, models, kpis, audit)
+    for area in (orders, inventory, transport, decisions, models, policies, kpis, audit)
     for table in area.TABLES
 }

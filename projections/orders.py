@@ -48,6 +48,8 @@ ORDER_SUMMARY = Table(
         "promised_at": first({OrderPlaced: "promised_at"}),
         "site_id": last({OrderAllocated: "site_id"}),
         "service_level": last({OrderAllocated: "service_level"}),
+        # Empty where the last allocation names none: a null would leave the one before.
+        "vehicle_id": last({OrderAllocated: col("vehicle_id").fill_null("")}),
         "decision_id": last({OrderAllocated: "decision_id"}),
         "allocated_at": last({OrderAllocated: "allocated_at"}),
         "shipped_at": last({OrderShipped: "shipped_at"}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from functools import cache
@@ -197,6 +197,7 @@ _SCALARS: tuple[tuple[type, DataType], ...] = (
     (float, pl.Float64()),
     (Decimal, EXACT),
     (datetime, MOMENT),
+    (time, pl.String()),
     (str, pl.String()),
     (Enum, pl.String()),
 )

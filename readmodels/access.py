@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from domain.access import READ, Role
 
+#: Asks models what they would say, and the log again what was said.
+_PROBE = frozenset({Role.ADMIN, Role.ANALYST, Role.AUDITOR})
+
 QUERIES: Mapping[str, frozenset[Role]] = {
     "orders.list": READ,
     "orders.get": READ,
@@ -13,13 +16,29 @@ QUERIES: Mapping[str, frozenset[Role]] = {
     "sites.list": READ,
     "sites.get": READ,
     "stock.list": READ,
+    "vehicles.list": READ,
+    "vehicles.get": READ,
+    "routes.list": READ,
     "decisions.list": READ,
     "decisions.get": READ,
     "decisions.explanation": READ,
-    "decisions.replay": frozenset({Role.ADMIN, Role.ANALYST, Role.AUDITOR}),
+    "decisions.replay": _PROBE,
+    "decisions.what_if": _PROBE,
+    "decisions.counterfactual": _PROBE,
+    "decisions.hypothetical": _PROBE,
+    "kinds.list": READ,
     "models.list": READ,
     "models.get": READ,
+    "models.live": READ,
+    "models.deployments": READ,
+    "models.measurements": READ,
+    "models.months": READ,
+    "models.alerts": READ,
+    "models.card": READ,
+    "policies.list": READ,
+    "policies.get": READ,
     "kpis.daily": READ,
+    "kpis.decisions": READ,
     "projections.list": READ,
     "projections.dead_letters": frozenset({Role.ADMIN, Role.ANALYST, Role.AUDITOR}),
     "metrics.read": READ,

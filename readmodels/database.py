@@ -12,7 +12,8 @@ import psycopg
 from psycopg.rows import class_row
 from pydantic import BaseModel, ConfigDict
 
-from eventstore import Log
+from eventstore import Log, StoredEvent
+from eventstore.ids import named_id
 from projections.rows import copy_into_temporary
 from projections.store import DIVERGED
 from readmodels.past import AsOf, Past
@@ -124,6 +125,15 @@ class ReadModels:
             # Planned for this once: the next transaction has other tables of that name.
             await cursor.execute(_NAMED.sub(r"pg_temp.\1", query), bound, prepare=False)
             return await cursor.fetchall()
+
+    async def stream(self, name: str) -> list[StoredEvent]:
+        """A stream's events, up to the moment that is asked about: as the log has them, whatever
+        the projector does."""
+        id_ = named_id(self._organisation_id, name)
+        events = (await self._log.streams([id_])).get(id_, [])
+        if self._as_of is None:
+            return events
+        return [event for event in events if event.position <= self._as_of.position]
 
     async def one(self, model: type[T], query: str, **parameters: Any) -> T | None:
         """The only row of a query, or None."""

@@ -10,8 +10,9 @@ from readmodels.database import ReadModels, Row
 from readmodels.page import Page, decode, page
 
 _COLUMNS = """order_id, status, version, customer_id, region, currency, goods_minor,
-    freight_minor, units, lines, placed_at, promised_at, site_id, service_level, decision_id,
-    allocated_at, shipped_at, delivered_at, late, cancelled_at, cancel_reason, last_position"""
+    freight_minor, units, lines, placed_at, promised_at, site_id, service_level,
+    nullif(vehicle_id, '') AS vehicle_id, decision_id, allocated_at, shipped_at, delivered_at,
+    late, cancelled_at, cancel_reason, last_position"""
 
 _GET = f"""SELECT {_COLUMNS}, placed FROM read_models.order_summary
     WHERE organisation_id = %(organisation_id)s AND order_id = %(order_id)s"""
@@ -49,6 +50,7 @@ class OrderSummary(Row):
     promised_at: datetime
     site_id: str | None
     service_level: str | None
+    vehicle_id: str | None
     decision_id: str | None
     allocated_at: datetime | None
     shipped_at: datetime | None

@@ -180,6 +180,45 @@ def found(answer: httpx.Response) -> Any:
     return answer.json()
 
 
+def post(client: httpx.Client, path: str, body: Any, key: str | None = None) -> dict[str, Any]:
+    """Send a command that must be taken."""
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return accepted(client.post(path, json=body, headers=headers))
+
+
+def get(client: httpx.Client, path: str, **query: Any) -> Any:
+    """Ask a query that must be answered."""
+    return found(client.get(path, params=query))
+
+
+def everything(client: httpx.Client, path: str, **query: Any) -> list[dict[str, Any]]:
+    """All rows of a list, page by page."""
+    rows: list[dict[str, Any]] = []
+    cursor: str | None = None
+    for _ in range(1000):
+        page = get(client, path, **query | ({} if cursor is None else {"cursor": cursor}))
+        assert len(page["items"]) <= query["limit"]
+        rows += page["items"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return rows
+        assert len(page["items"]) == query["limit"], "only the last page may be short"
+    raise AssertionError("the pages never end")
+
+
+def decided(client: httpx.Client, decision_id: str) -> dict[str, Any]:
+    """The decision, as soon as it was answered."""
+
+    def ask() -> dict[str, Any] | None:
+        answer = client.get(f"/decisions/{decision_id}")
+        if answer.status_code == 404:
+            return None
+        body: dict[str, Any] = found(answer)
+        return body if body["explained"] or body["failed"] else None
+
+    return until(ask)
+
+
 def assert_problem(answer: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
     """The one shape of errors, with this status and this type."""
     assert answer.status_code == status, (answer.status_code, answer.text[:500])

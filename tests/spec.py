@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from commands import HANDLERS
 from domain.catalogue import TOPICS, area_of
 from domain.errors import Refused
 from domain.values import Command, Event
+from ml.catalogue import HANDLERS
 
 ACTOR = "ana"
 
@@ -52,12 +52,14 @@ class Given:
     def when(self, command: Command, actor: str = ACTOR) -> Outcome:
         """The command is sent."""
         handler = HANDLERS[type(command)]
-        stream = handler.stream(command)
-        assert {stream_of(event) for event in self.own} <= {stream}
         try:
+            stream = handler.stream(command)
+            assert {stream_of(event) for event in self.own} <= {stream}
+            # As the bus: the own stream is not read a second time.
             states = [
                 read.decider.fold(event for event in self.read if stream_of(event) == read.stream)
                 for read in handler.reads(command)
+                if read.stream != stream
             ]
             own = handler.decider.fold(self.own)
             return Outcome(events=tuple(handler.decide(command, actor, own, *states)))
@@ -79,6 +81,12 @@ def stream_of(event: Any) -> str:
             return f"decisions/{event.decision_id}"
         case "models":
             return f"models/{event.model_hash}"
+        case "policies":
+            return f"policies/{event.kind}"
+        case "transport" if hasattr(event, "vehicle_id"):
+            return f"vehicles/{event.vehicle_id}"
+        case "transport":
+            return f"routes/{event.site_id}/{event.region}"
     if hasattr(event, "sku"):
         return f"stock/{event.site_id}/{event.sku}"
     return f"sites/{event.site_id}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,18 +10,19 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from domain.access import Role
 from projections.catalogue import TABLES
 from tests.serving import (
     Served,
     accepted,
     assert_problem,
+    everything,
     found,
+    get,
     order,
+    post,
     serving_process,
     until,
 )
-from tests.world import a_year, company, deployed_model, open_orders
 
 STORY = UUID("00000000-0000-0000-0000-00000000057a")
 SITE = {
@@ -38,23 +38,7 @@ SITE = {
 
 
 @pytest.fixture(scope="module")
-def waiting(database: str) -> list[str]:
-    """Orders that wait for a decision, in a made year with a deployed model."""
-
-    async def fill() -> list[str]:
-        async with company(database) as app:
-            await a_year(app)
-            await deployed_model(app)
-            await app.consumer.catch_up()
-            return await open_orders(app)
-
-    return asyncio.run(fill())
-
-
-@pytest.fixture(scope="module")
-def served(
-    database: str, waiting: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
+def served(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving_process(database, tmp_path_factory.mktemp("home")) as (served, _):
         yield served
 
@@ -69,43 +53,6 @@ def organisation() -> UUID:
 def client(served: Served, organisation: UUID) -> Iterator[httpx.Client]:
     with served.client(organisation_id=organisation) as client:
         yield client
-
-
-def post(client: httpx.Client, path: str, body: Any, key: str | None = None) -> dict[str, Any]:
-    headers = {} if key is None else {"Idempotency-Key": key}
-    return accepted(client.post(path, json=body, headers=headers))
-
-
-def get(client: httpx.Client, path: str, **query: Any) -> Any:
-    return found(client.get(path, params=query))
-
-
-def everything(client: httpx.Client, path: str, **query: Any) -> list[dict[str, Any]]:
-    """All rows of a list, page by page."""
-    rows: list[dict[str, Any]] = []
-    cursor: str | None = None
-    for _ in range(1000):
-        page = get(client, path, **query | ({} if cursor is None else {"cursor": cursor}))
-        assert len(page["items"]) <= query["limit"]
-        rows += page["items"]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return rows
-        assert len(page["items"]) == query["limit"], "only the last page may be short"
-    raise AssertionError("the pages never end")
-
-
-def decided(client: httpx.Client, decision_id: str) -> dict[str, Any]:
-    """The decision, as soon as it was answered."""
-
-    def ask() -> dict[str, Any] | None:
-        answer = client.get(f"/decisions/{decision_id}")
-        if answer.status_code == 404:
-            return None
-        body: dict[str, Any] = found(answer)
-        return body if body["explained"] or body["failed"] else None
-
-    return until(ask)
 
 
 def test_the_story_of_an_order(client: httpx.Client) -> None:
@@ -382,121 +329,3 @@ def test_read_models_say_how_far_they_are(client: httpx.Client) -> None:
     assert all(state["behind"] == state["head"] - state["position"] for state in states)
     health = get(client, "/health")
     assert health["status"] == health["database"] == health["projections"] == "ok"
-
-
-def test_without_a_model_a_decision_fails_with_its_reason(client: httpx.Client) -> None:
-    post(client, "/orders", order("O-1"))
-    asked = post(client, "/decisions", {"decision_id": "D-1", "subject_id": "O-1"})
-    assert asked["stream"] == "decisions/D-1"
-    shown = decided(client, "D-1")
-    assert shown["failed"]["code"] == "decision.no_model"
-    assert shown["requested_position"] == asked["position"]
-    assert shown["made"] is None
-    [listed] = get(client, "/decisions", min_position=shown["last_position"])["items"]
-    assert (listed["stage"], listed["subject_id"]) == ("failed", "O-1")
-    assert_problem(client.get("/decisions/D-1/explanation"), 404, "not-found")
-
-
-def test_a_decision_is_made_explained_replayed_and_closed(
-    served: Served, waiting: list[str]
-) -> None:
-    with served.client(Role.ANALYST, actor="planner") as planner:
-        weights = {"cost": 1.0, "lateness_minor": 5000, "carbon_minor_per_kg": 20}
-        body = {"subject_id": waiting[0], "weights": weights}
-        asked = post(planner, "/decisions", body, "ask")
-        # The server made the id up: a retry is told the same one.
-        again = post(planner, "/decisions", body, "ask")
-        assert again == asked | {"repeated": True}
-        path = f"/decisions/{asked['id']}"
-        shown = decided(planner, asked["id"])
-        made = shown["made"]
-        assert made["as_of"] == asked["position"]
-        assert made["weights"] == shown["requested"]["weights"] == weights
-        assert shown["requested"]["subject_id"] == waiting[0]
-
-        why = get(planner, f"{path}/explanation", min_position=shown["last_position"])
-        assert why["option"] == made["option"]
-        assert why["option"]["site_id"] in why["summary"]
-        assert why["reasons"]
-        assert len(why["contributions"]) == len(why["candidates"]) == len(made["candidates"])
-        assert why["confidence"] == max(why["probability"], 1 - why["probability"])
-        for candidate, contributions in zip(why["candidates"], why["contributions"], strict=True):
-            assert sum(contributions) == pytest.approx(candidate["margin"], abs=1e-4)
-
-        replayed = found(planner.post(f"{path}/replay"))
-        assert replayed["same"] is True
-        assert replayed["cause"] == ""
-        assert replayed["bytes_compared"] > 0
-
-        post(planner, f"{path}/outcome", {"late": False, "followed": True})
-        closed = planner.post(f"{path}/outcome", json={"late": True, "followed": True})
-        assert_problem(closed, 409, "decision.not_made")
-        [listed] = get(
-            planner,
-            "/decisions",
-            subject_id=waiting[0],
-            stage="closed",
-            min_position=shown["last_position"] + 1,
-        )["items"]
-        assert (listed["decision_id"], listed["late"], listed["followed"]) == (
-            asked["id"],
-            False,
-            True,
-        )
-        detail = planner.get(path)
-        assert found(detail)["outcome"]["probability"] == made["probability"]
-        assert detail.headers["etag"] == f'"{found(detail)["last_position"]}"'
-        # What came after changes nothing of what was decided then.
-        assert found(planner.post(f"{path}/replay"))["same"] is True
-
-    with served.client(Role.AUDITOR) as auditor:
-        trail = get(auditor, "/audit", area="decisions", limit=500)["items"]
-        mine = [line for line in trail if asked["id"] in line["sentence"]]
-        assert [line["what"] for line in mine] == [
-            "DecisionRequested",
-            "DecisionMade",
-            "DecisionExplained",
-            "DecisionOutcomeRecorded",
-        ]
-        assert [line["actor"] for line in mine] == [
-            "planner",
-            "decision-consumer",
-            "decision-consumer",
-            "planner",
-        ]
-        # The answer follows from the request, in one correlation.
-        assert mine[1]["causation_id"] == mine[2]["causation_id"] == mine[0]["event_id"]
-        assert len({line["correlation_id"] for line in mine[:3]}) == 1
-
-
-def test_decisions_in_pages(served: Served, waiting: list[str]) -> None:
-    with served.client(Role.SERVICE) as client:
-        asked = [
-            post(client, "/decisions", {"subject_id": order_id})["id"] for order_id in waiting[1:6]
-        ]
-        for decision_id in asked:
-            decided(client, decision_id)
-        rows = get(client, "/decisions", limit=100)["items"]
-        assert set(asked) <= {row["decision_id"] for row in rows}
-        assert everything(client, "/decisions", limit=2) == rows
-
-
-def test_the_champion_and_its_metrics(served: Served) -> None:
-    with served.client(Role.VIEWER) as viewer:
-        [listed] = get(viewer, "/models")["items"]
-        assert listed["champion"] is True
-        assert (listed["stage"], listed["registered_by"], listed["approved_by"]) == (
-            "deployed",
-            "planner",
-            "boss",
-        )
-        shown = viewer.get(f"/models/{listed['model_hash']}")
-        assert found(shown)["registered"]["training"]["train_rows"] > 0
-        assert {"metrics", "baseline"} <= found(shown)["registered"].keys()
-        assert shown.headers["etag"] == f'"{listed["last_position"]}"'
-    with served.client(actor="planner") as planner:
-        path = f"/models/{listed['model_hash']}"
-        approved = planner.post(f"{path}/approve", json={})
-        assert_problem(approved, 409, "model.already_approved")
-        deployed = post(planner, f"{path}/deploy", {})
-        assert deployed["id"] == listed["model_hash"]

@@ -119,6 +119,7 @@ def test_every_read_model_query_takes_as_of(served: Served) -> None:
     # What is no query of a read model: states of the machinery, the log itself, replays.
     assert without == {
         "/health",
+        "/kinds",
         "/metrics",
         "/stream",
         "/projections",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from threading import Event
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID, uuid4
@@ -19,9 +23,11 @@ from structlog.testing import capture_logs
 
 from api.correlation import MAX_BODY
 from api.dependencies import Dependencies
+from api.errors import NOT_THIS_PERSON, UNPROCESSABLE, status_of
 from api.tokens import Issuer
 from commands import HANDLERS
 from domain.access import Role
+from domain.errors import Refused
 from eventstore import LogUnavailable
 from ml.replay import Replayed
 from readmodels.access import QUERIES
@@ -36,9 +42,11 @@ from tests.serving import (
     found,
     order,
     serving_here,
+    until,
 )
 from tests.world import ORGANISATION
 
+ROOT = Path(__file__).resolve().parent.parent
 HASH = "0" * 64
 OPEN = {"/api/v1/health"}
 FAR = 2**62
@@ -50,13 +58,30 @@ QUERY_OF = {
     "list_sites": "sites.list",
     "get_site": "sites.get",
     "list_stock": "stock.list",
+    "list_vehicles": "vehicles.list",
+    "get_vehicle": "vehicles.get",
+    "list_routes": "routes.list",
     "list_decisions": "decisions.list",
     "get_decision": "decisions.get",
     "get_explanation": "decisions.explanation",
+    "get_waterfall": "decisions.explanation",
     "replay_decision": "decisions.replay",
+    "explain_hypothetical": "decisions.hypothetical",
+    "what_if": "decisions.what_if",
+    "get_counterfactual": "decisions.counterfactual",
+    "list_kinds": "kinds.list",
     "list_models": "models.list",
+    "list_live_models": "models.live",
+    "list_deployments": "models.deployments",
+    "list_alerts": "models.alerts",
     "get_model": "models.get",
+    "list_measurements": "models.measurements",
+    "list_months": "models.months",
+    "get_model_card": "models.card",
+    "list_policies": "policies.list",
+    "get_policy": "policies.get",
     "daily_kpis": "kpis.daily",
+    "decision_kpis": "kpis.decisions",
     "audit_trail": "audit.trail",
     "list_projections": "projections.list",
     "get_projection": "projections.list",
@@ -78,8 +103,42 @@ BODIES: dict[str, dict[str, Any]] = {
     "ReceiveStock": {"quantity": "1"},
     "PickStock": {"quantity": "1"},
     "AdjustStock": {"change": "1", "reason": "count"},
+    "RegisterVehicle": {
+        "vehicle_id": "V-none",
+        "site_id": "S-none",
+        "mode": "van",
+        "service_levels": ["standard"],
+    },
+    "RetireVehicle": {"reason": "sold"},
+    "ForbidRoute": {"site_id": "S-none", "region": "DK", "reason": "customs"},
+    "AllowRoute": {"site_id": "S-none", "region": "DK"},
     "RequestDecision": {"subject_id": "O-none"},
-    "RecordOutcome": {"late": None, "followed": True},
+    "RecordOutcome": {"occurred": None, "followed": True},
+    "OverrideDecision": {"option": {"site_id": "S-none"}, "reason": "x"},
+    "ContestDecision": {"reason": "x"},
+    "RollBackModel": {"to": "1" * 64, "reason": "x"},
+    "WithdrawModel": {"reason": "x"},
+    "StopModel": {"reason": "x"},
+    "RetireModel": {"reason": "x"},
+    "SetPolicy": {"minimum_confidence": 0.5},
+    "StopKind": {"reason": "x"},
+}
+#: Commands whose body may be empty.
+EMPTY = {
+    "ShipOrder",
+    "DeliverOrder",
+    "ApproveModel",
+    "DeployModel",
+    "ResumeModel",
+    "ConfirmDecision",
+    "ResumeKind",
+}
+#: Commands that need nothing to be there before, so that they are taken.
+TAKEN = {"SetPolicy", "StopKind", "ResumeKind"}
+#: A body for each query that has one.
+ASKED: dict[str, dict[str, Any]] = {
+    "explain_hypothetical": {"kind": "fulfilment", "options": [{"features": {}}]},
+    "what_if": {"changes": [{"feature": "site_backlog", "value": 1}]},
 }
 
 
@@ -130,7 +189,8 @@ def operations(schema: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
 
 def filled(path: str) -> str:
     """A path with good names in the place of its parameters."""
-    return re.sub(r"\{(\w+)\}", lambda name: HASH if name[1] == "model_hash" else "X-none", path)
+    known = {"model_hash": HASH, "kind": "fulfilment"}
+    return re.sub(r"\{(\w+)\}", lambda name: known.get(name[1], "X-none"), path)
 
 
 def send(client: httpx.Client, method: str, url: str, **more: Any) -> httpx.Response:
@@ -154,7 +214,7 @@ def test_only_these_paths_are_open(schema: dict[str, Any], nobody: httpx.Client)
         assert_problem(answer, 401, "unauthenticated")
         assert answer.headers["www-authenticate"] == "Bearer"
         seen += 1
-    assert seen == len(QUERY_OF) + len(BODIES) + 4
+    assert seen == len(QUERY_OF) + len(BODIES) + len(EMPTY)
     assert nobody.get("/docs").status_code == 200
     assert nobody.get("/").headers["location"] == "/docs"
 
@@ -189,12 +249,13 @@ def test_each_command_is_for_its_roles_only(served: Served, schema: dict[str, An
                 body = BODIES.get(command.__name__, {})
                 answer = client.request(method, served.url + filled(path), json=body)
                 if role in HANDLERS[command].roles:
-                    assert answer.status_code in (201, 404), (role, path, answer.text)
+                    taken = (200, 409) if command.__name__ in TAKEN else (201, 404)
+                    assert answer.status_code in taken, (role, path, answer.text)
                     if answer.status_code == 404:
                         assert not answer.json()["type"].endswith(":not-found")
                 else:
                     assert_problem(answer, 403, "forbidden")
-    assert tried == len(Role) * (len(BODIES) + 4)
+    assert tried == len(Role) * (len(BODIES) + len(EMPTY))
 
 
 def test_each_query_is_for_its_roles_only(served: Served, schema: dict[str, Any]) -> None:
@@ -206,7 +267,8 @@ def test_each_query_is_for_its_roles_only(served: Served, schema: dict[str, Any]
                 if query is None:
                     continue
                 asked.add(query)
-                answer = send(client, method, served.url + filled(path))
+                body = ASKED.get(operation["operationId"])
+                answer = send(client, method, served.url + filled(path), json=body)
                 if role in QUERIES[query]:
                     assert answer.status_code in (200, 404), (role, path, answer.status_code)
                 else:
@@ -233,7 +295,13 @@ def test_internal_commands_have_no_endpoint(schema: dict[str, Any]) -> None:
     """A consumer's answers and a training's registrations do not come over HTTP."""
     mounted = {operation["operationId"] for _, _, operation in operations(schema)}
     missing = {command.__name__ for name, command in COMMAND_OF.items() if name not in mounted}
-    assert missing == {"RecordDecision", "FailDecision", "RegisterModel"}
+    assert missing == {
+        "RecordDecision",
+        "FailDecision",
+        "KeepDecision",
+        "RegisterModel",
+        "RecordMeasurement",
+    }
 
 
 # What is sent
@@ -441,6 +509,13 @@ def test_a_bad_idempotency_key(client: httpx.Client, key: str) -> None:
         "/models/x",
         f"/models/{'A' * 64}",
         "/decisions/x%00",
+        "/decisions?model_hash=x",
+        "/decisions?kind=%00",
+        "/decisions/D-1/explanation?candidate=-1",
+        "/models/alerts?open=perhaps",
+        "/models/deployments?model_hash=x",
+        "/models/live?kind=a/b",
+        "/policies/a%20b",
         "/stream?after=-1",
         "/stream?after=x",
         f"/stream?after={2**63}",
@@ -485,7 +560,22 @@ CURSORS = [
 @pytest.mark.parametrize("cursor", CURSORS, ids=range(len(CURSORS)))
 @pytest.mark.parametrize(
     "path",
-    ["/orders", "/sites", "/stock", "/decisions", "/models", "/kpis/daily", "/audit"],
+    [
+        "/orders",
+        "/sites",
+        "/stock",
+        "/vehicles",
+        "/routes",
+        "/decisions",
+        "/models",
+        "/models/live",
+        "/models/deployments",
+        "/models/alerts",
+        "/policies",
+        "/kpis/daily",
+        "/kpis/decisions",
+        "/audit",
+    ],
 )
 def test_a_cursor_of_nobodys_making(client: httpx.Client, path: str, cursor: str) -> None:
     answer = client.get(path, params={"cursor": cursor})
@@ -527,6 +617,8 @@ def test_filters_are_values_and_never_sql(client: httpx.Client, text: str) -> No
         ("/orders", "region"),
         ("/orders", "status"),
         ("/stock", "sku"),
+        ("/vehicles", "site_id"),
+        ("/routes", "site_id"),
         ("/decisions", "subject_id"),
         ("/audit", "area"),
     ):
@@ -557,13 +649,45 @@ def test_an_unknown_path_and_a_wrong_method(client: httpx.Client, nobody: httpx.
         "/orders/O-none",
         "/orders/O-none/timeline",
         "/sites/S-none",
+        "/vehicles/V-none",
         "/decisions/D-none",
         "/decisions/D-none/explanation",
+        "/decisions/D-none/explanation/waterfall.svg",
+        "/decisions/D-none/counterfactual",
         f"/models/{HASH}",
+        f"/models/{HASH}/card",
+        f"/models/{HASH}/months",
+        f"/models/{HASH}/measurements",
+        "/policies/weather",
     ],
 )
 def test_what_is_not_known(client: httpx.Client, path: str) -> None:
     assert_problem(client.get(path), 404, "not-found")
+
+
+def test_replays_wait_for_each_other_and_nobody_else(
+    client: httpx.Client, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, most = [0], [0]
+    go = Event()
+
+    async def slow(*_: object) -> list[Replayed]:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        await asyncio.to_thread(go.wait, 30)
+        running[0] -= 1
+        return [Replayed("D-1", 1, "fulfilment", True, "", "", 1)]
+
+    monkeypatch.setattr("chainlytics.cli.server.replay", slow)
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(client.post, f"/decisions/D-{n}/replay") for n in range(3)]
+        until(lambda: running[0] or None)
+        try:
+            found(client.get("/health"))
+        finally:
+            go.set()
+        assert [one.result().status_code for one in asked] == [200] * 3
+    assert most == [1]
 
 
 def test_replay_of_what_was_never_decided(client: httpx.Client) -> None:
@@ -580,7 +704,11 @@ def test_a_refusal_has_the_status_of_its_rule(served: Served) -> None:
         refused("/sites/S-1/close", 404, "site.unknown", reason="x")
         refused("/stock/S-1/A/receive", 404, "site.unknown", quantity="1")
         refused(f"/models/{HASH}/approve", 404, "model.unknown")
-        refused("/decisions/D-1/outcome", 404, "decision.unknown", late=True, followed=True)
+        outcome = {"occurred": True, "followed": True}
+        refused("/decisions/D-1/outcome", 404, "decision.unknown", **outcome)
+        refused("/decisions/D-1/confirm", 404, "decision.unknown")
+        back = {"to": "1" * 64, "reason": "x"}
+        refused(f"/models/{HASH}/rollback", 404, "model.unknown", **back)
         refused("/decisions", 404, "order.unknown", subject_id="O-1")
         refused("/decisions", 422, "decision.unknown_kind", subject_id="O-1", kind="weather")
 
@@ -715,16 +843,22 @@ def test_a_database_that_gives_no_connection_is_a_503(client: httpx.Client, app:
 def test_another_organisation_sees_nothing(served: Served) -> None:
     mine, other = uuid4(), uuid4()
     last = 0
+    vehicle = BODIES["RegisterVehicle"] | {"vehicle_id": "V-1", "site_id": "S-1"}
     with served.client(organisation_id=mine) as client:
         for path, body in (
             ("/sites", {"site_id": "S-1", "name": "secret-site"}),
             ("/stock/S-1/A/receive", {"quantity": "3"}),
+            ("/vehicles", vehicle),
+            ("/routes/forbid", {"site_id": "S-1", "region": "DK", "reason": "customs"}),
             ("/orders", order("O-1", customer_id="secret-customer")),
+            ("/policies/fulfilment", {"minimum_confidence": 0.5}),
             ("/decisions", {"decision_id": "D-1", "subject_id": "O-1"}),
         ):
             last = accepted(client.post(path, json=body))["position"]
-        lists = ["/orders", "/sites", "/stock", "/decisions", "/kpis/daily", "/audit"]
-        singles = ["/orders/O-1", "/orders/O-1/timeline", "/sites/S-1", "/decisions/D-1"]
+        lists = ["/orders", "/sites", "/stock", "/vehicles", "/routes", "/decisions"]
+        lists += ["/kpis/daily", "/kpis/decisions", "/policies", "/audit"]
+        singles = ["/orders/O-1", "/orders/O-1/timeline", "/sites/S-1", "/vehicles/V-1"]
+        singles += ["/decisions/D-1"]
         for path in lists + singles:
             found(client.get(path, params={"min_position": last}))
         stream_id = found(client.get("/audit"))["items"][0]["stream_id"]
@@ -732,7 +866,8 @@ def test_another_organisation_sees_nothing(served: Served) -> None:
         for path in lists:
             assert found(client.get(path))["items"], path
     with served.client(*Role, organisation_id=other) as client:
-        for path in [*lists, "/models"]:
+        lists += ["/models", "/models/live", "/models/deployments", "/models/alerts"]
+        for path in lists:
             page = found(client.get(path, params={"min_position": last}))
             assert page == {"items": [], "next_cursor": None}, path
         for path in singles:
@@ -746,8 +881,12 @@ def test_another_organisation_sees_nothing(served: Served) -> None:
             ("/orders/O-1/allocate", {"site_id": "S-1"}),
             ("/sites/S-1/close", {"reason": "x"}),
             ("/stock/S-1/A/pick", {"quantity": "1"}),
+            ("/vehicles", vehicle),
+            ("/vehicles/V-1/retire", {"reason": "x"}),
+            ("/routes/allow", {"site_id": "S-1", "region": "DK"}),
             ("/decisions", {"subject_id": "O-1"}),
-            ("/decisions/D-1/outcome", {"late": True, "followed": True}),
+            ("/decisions/D-1/outcome", {"occurred": True, "followed": True}),
+            ("/decisions/D-1/contest", {"reason": "x"}),
         ):
             answer = client.post(path, json=body)
             assert answer.json()["type"].endswith(".unknown"), path
@@ -810,4 +949,37 @@ def test_the_examples_of_the_document_are_good(served: Served, schema: dict[str,
                 answer = client.request(method, served.url + filled(path), json=example["value"])
                 assert answer.status_code in (200, 201, 404), (path, answer.text)
                 sent += 1
-    assert sent == len(BODIES) + 4
+    assert sent == len(BODIES) + len(EMPTY)
+
+
+def test_every_refusals_code_has_its_status() -> None:
+    """What the rules may refuse is told from a broken form and from what another person may."""
+    found = {
+        code
+        for file in (ROOT / "domain").glob("*.py")
+        for code in re.findall(r'Refused\(\s*"([a-z_.]+)"', file.read_text(encoding="utf-8"))
+    }
+    for file in (
+        "commands/decisions.py",
+        "commands/policies.py",
+        "api/hypotheses.py",
+        "readmodels/models.py",
+    ):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        found |= set(re.findall(r'Refused\(\s*"([a-z_.]+)"', text))
+    assert found >= NOT_THIS_PERSON | UNPROCESSABLE
+    for code in NOT_THIS_PERSON:
+        assert status_of(Refused(code)) == 403
+    for code in UNPROCESSABLE:
+        assert status_of(Refused(code)) == 422
+    for code in found - NOT_THIS_PERSON - UNPROCESSABLE:
+        assert status_of(Refused(code)) == (404 if code.endswith(".unknown") else 409)
+    conflicts = {
+        "decision.already_contested",
+        "decision.waits_for_people",
+        "model.no_role",
+        "model.not_champion",
+        "model.stopped",
+        "model.worse_than_baseline",
+    }
+    assert conflicts <= found - NOT_THIS_PERSON - UNPROCESSABLE

@@ -20,7 +20,7 @@ from projections.as_of import NotByEffectiveTime, rows_as_of
 from projections.catalogue import TABLES
 from projections.reading import LogReader
 from projections.table import Table
-from readmodels import audit, decisions, inventory, kpis, models, orders
+from readmodels import audit, decisions, inventory, kpis, models, orders, transport
 from readmodels.database import ReadModels
 from readmodels.past import AsOf, NotInThePast, Past
 from tests.world import (
@@ -61,6 +61,10 @@ def queries(order_id: str, model_hash: str) -> dict[str, Query]:
         "sites.list": lambda read: inventory.list_sites(read, limit=100),
         "sites.get": lambda read: inventory.get_site(read, "S-AMS"),
         "stock.list": lambda read: inventory.list_stock(read, limit=400),
+        "vehicles.list": lambda read: transport.list_vehicles(read, limit=100),
+        "vehicles.list site": lambda read: transport.list_vehicles(read, site_id="S-AMS"),
+        "vehicles.get": lambda read: transport.get_vehicle(read, "V-AMS-VAN"),
+        "routes.list": lambda read: transport.list_routes(read),
         "decisions.list": lambda read: decisions.list_decisions(read, limit=100),
         "decisions.get": lambda read: decisions.get_decision(read, "D-1"),
         "models.list": lambda read: models.list_models(read),

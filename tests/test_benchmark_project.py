@@ -104,7 +104,7 @@ def test_rows_that_the_server_makes_are_events_as_we_write_them(server_url: str)
     assert [position for *_, position in stored] == list(range(1, 501))
     for topic, state, _ in stored:
         assert catalogue.encode(catalogue.decode(topic, state)) == (topic, state)
-        assert 290 <= len(state) <= 310
+        assert 300 <= len(state) <= 330
     places = {
         (event.site_id, event.service_level)  # type: ignore[attr-defined]
         for event in (catalogue.decode(topic, state) for topic, state, _ in stored)

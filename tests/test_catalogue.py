@@ -6,7 +6,7 @@ import json
 import re
 import string
 import types
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 import domain
 from commands import COMMANDS, HANDLERS
-from domain import catalogue, decisions, inventory, models, orders
+from domain import catalogue, decisions, inventory, models, orders, policies, reviews, transport
 from domain.access import Role
 from domain.decisions import Stage, Weights
 from domain.inventory import ServiceLevel
@@ -26,6 +26,7 @@ from domain.orders import OrderLine, Status
 from domain.values import Command, Event
 
 ROOT = Path(domain.__file__).parent.parent
+AREAS = (orders, inventory, decisions, reviews, models, policies, transport)
 EVENTS = list(catalogue.TOPICS)
 
 _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -55,11 +56,13 @@ _scalars: dict[Any, st.SearchStrategy[Any]] = {
         cost_minor=_counts,
         carbon_g=_counts,
         max_weight_g=st.none() | st.integers(1, 10**9),
+        transit_s=st.none() | st.integers(1, 10**9),
+        cut_off=st.none() | st.builds(time, st.integers(0, 23), st.integers(0, 59)),
     ),
     Weights: st.builds(
         Weights,
         cost=st.floats(0, 1000),
-        lateness_minor=_counts,
+        risk_minor=_counts,
         carbon_minor_per_kg=_counts,
     ),
     orders.LineSite: st.builds(orders.LineSite, line_no=_counts, site_id=_ids),
@@ -78,6 +81,8 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
         return st.lists(values(parts[0]), max_size=3).map(tuple)
     if origin is dict:
         return st.dictionaries(values(parts[0]), values(parts[1]), max_size=3)
+    if annotation == models.Hash:
+        return st.from_regex(r"\A[0-9a-f]{64}\Z")
     if hasattr(annotation, "__metadata__"):
         return values(annotation.__origin__)
     assert issubclass(annotation, BaseModel), annotation
@@ -124,7 +129,7 @@ def test_an_event_has_a_sentence_of_its_own_fields(kind: type[Event]) -> None:
 def test_every_event_of_an_area_is_in_the_catalogue() -> None:
     defined = {
         kind
-        for area in (orders, inventory, decisions, models)
+        for area in AREAS
         for kind in vars(area).values()
         if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
     }
@@ -134,7 +139,7 @@ def test_every_event_of_an_area_is_in_the_catalogue() -> None:
 def test_every_command_has_a_handler_and_somebody_who_may_send_it() -> None:
     defined = {
         kind
-        for area in (orders, inventory, decisions, models)
+        for area in AREAS
         for kind in vars(area).values()
         if isinstance(kind, type) and issubclass(kind, Command) and kind is not Command
     }
@@ -157,10 +162,21 @@ def test_every_refusal_has_a_specification() -> None:
     assert "order.not_allocated" in codes
     told = (Status.SHIPPED, Status.DELIVERED, Status.CANCELLED)
     codes |= {f"order.already_{status.value}" for status in told}
-    codes |= {f"decision.not_{stage.value}" for stage in (Stage.REQUESTED, Stage.MADE)}
+    codes |= {
+        f"decision.not_{stage.value}"
+        for stage in (Stage.REQUESTED, Stage.REFERRED, Stage.MADE, Stage.CONTESTED)
+    }
     specified = {
         code
-        for area in ("orders", "inventory", "decisions", "models")
+        for area in (
+            "orders",
+            "inventory",
+            "decisions",
+            "reviews",
+            "models",
+            "policies",
+            "transport",
+        )
         for code in re.findall(
             r'"([a-z]+\.[a-z_]+)"', Path(__file__).with_name(f"test_{area}.py").read_text()
         )

@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
+from functools import wraps
 from typing import Any
+from uuid import UUID
 
 import numpy as np
+import polars as pl
 import psycopg
 import pytest
 
@@ -19,21 +25,45 @@ from domain.decisions import (
     DecisionExplained,
     DecisionFailed,
     DecisionMade,
+    DecisionNotRedecided,
     DecisionOutcomeRecorded,
+    DecisionRequested,
     RecordDecision,
+    RecordOutcome,
+    RequestDecision,
+    Weights,
 )
-from domain.inventory import AdjustStock, CloseSite
-from domain.orders import AllocateOrder, DeliverOrder, OrderAllocated, ShipOrder
-from domain.values import Event
-from eventstore import Receipt
-from ml.catalogue import FEATURE_TABLES
-from ml.scoring import ADDITIVITY_TOLERANCE
+from domain.errors import Refused
+from domain.inventory import AdjustStock, CloseSite, OpenSite
+from domain.orders import (
+    AllocateOrder,
+    CancelOrder,
+    DeliverOrder,
+    OrderAllocated,
+    OrderLine,
+    PlaceOrder,
+    ShipOrder,
+)
+from domain.policies import StopKind
+from domain.reviews import ContestDecision
+from domain.transport import RegisterVehicle, RetireVehicle
+from domain.values import Command, Event
+from eventstore import LogUnavailable
+from eventstore.artifacts import Artifacts
+from ml.catalogue import FEATURE_TABLES, KINDS
+from ml.fulfilment import FULFILMENT, MAX_SITES, MAX_VEHICLES, enumerate_candidates
+from ml.kind import History, Kind, Request
+from ml.replay import replay
+from ml.scoring import ADDITIVITY_TOLERANCE, Scorer
 from projections.projector import Projector
 from tests.world import (
     NOW,
+    ORGANISATION,
     a_year,
     company,
     context,
+    copied,
+    decidable_orders,
     deployed_model,
     open_orders,
     request,
@@ -64,10 +94,24 @@ def year(database: str) -> str:
     return database
 
 
+@pytest.fixture(scope="module")
+def deciding(year: str) -> list[str]:
+    """Orders with more than one allowed option, while nothing else was done."""
+    return asyncio.run(decidable_orders(year))
+
+
+@pytest.fixture
+def copy(year: str, deciding: Sequence[str]) -> Iterator[str]:
+    """A copy of the year, for what would be in the way of others."""
+    assert deciding
+    with copied(year) as url:
+        yield url
+
+
 def test_a_request_is_decided_and_explained(year: str) -> None:
     async def story() -> None:
         async with company(year) as app:
-            order_id = (await open_orders(app))[0]
+            order_id = (await open_orders(app))[9]
             await request(app, "d-story", order_id)
             await app.consumer.catch_up()
             [made] = [e for e in await events_of(app, DecisionMade) if e.decision_id == "d-story"]
@@ -185,7 +229,7 @@ def test_too_little_stock_rules_a_site_out(year: str) -> None:
 def test_an_outcome_comes_back(year: str) -> None:
     async def story() -> None:
         async with company(year) as app:
-            order_id = (await open_orders(app))[4]
+            order_id = (await open_orders(app))[10]
             await request(app, "d-outcome", order_id)
             await app.consumer.catch_up()
             [made] = [e for e in await events_of(app, DecisionMade) if e.decision_id == "d-outcome"]
@@ -204,50 +248,562 @@ def test_an_outcome_comes_back(year: str) -> None:
                 for e in await events_of(app, DecisionOutcomeRecorded)
                 if e.decision_id == "d-outcome"
             ]
-            assert outcome.late is True
+            assert outcome.occurred is True
             assert outcome.followed is True
-            assert outcome.probability == made.probability
+            assert (outcome.probability, outcome.foretold) == (made.probability, made.foretold)
+            assert outcome.model_hash == made.model_hash
 
     asyncio.run(story())
 
 
-def test_a_crash_between_answer_and_position_decides_once(
-    year: str, monkeypatch: pytest.MonkeyPatch
+async def deliver(app: Application, order_id: str, by: Mapping[str, Any], **more: Any) -> None:
+    """An order goes its way, late."""
+    for command in (
+        AllocateOrder(order_id=order_id, **by, **more, allocated_at=NOW),
+        ShipOrder(order_id=order_id, shipped_at=NOW),
+        DeliverOrder(order_id=order_id, delivered_at=NOW + timedelta(days=400)),
+    ):
+        await app.bus.execute(command, context())
+
+
+async def outcomes_of(app: Application, *names: str) -> dict[str, DecisionOutcomeRecorded]:
+    found = [
+        one for one in await events_of(app, DecisionOutcomeRecorded) if one.decision_id in names
+    ]
+    assert len(found) == len({one.decision_id for one in found})
+    return {one.decision_id: one for one in found}
+
+
+def differently(made: DecisionMade) -> dict[str, str]:
+    """An allowed option that was not chosen."""
+    return next(
+        one.option for one in made.candidates if not one.rejected and one.option != made.option
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 20_000])
+def test_a_delivery_closes_all_decisions_about_the_order(
+    copy: str, deciding: Sequence[str], batch: int
 ) -> None:
-    class Crash(Exception):
-        pass
+    async def story() -> None:
+        async with company(copy) as app:
+            app.consumer._batch = batch
+            names = ("d-one", "d-two", "d-three")
+            for name in names:
+                await request(app, name, deciding[0])
+            await request(app, "d-elsewhere", deciding[1])
+            await app.consumer.catch_up()
+            made = {one.decision_id: one for one in await events_of(app, DecisionMade)}
+            by = RecordOutcome(decision_id="d-three", occurred=False, followed=False, known_at=NOW)
+            await app.bus.execute(by, context())
+            other = differently(made["d-one"])
+            await deliver(app, deciding[0], other, decision_id="d-one")
+            await app.consumer.catch_up()
+            found = await outcomes_of(app, *names, "d-elsewhere")
+            assert found.keys() == set(names)
+            for name in ("d-one", "d-two"):
+                assert (found[name].occurred, found[name].followed) == (True, False)
+                assert found[name].known_at == NOW + timedelta(days=400)
+                assert found[name].foretold == made[name].foretold
+            # What somebody had said stays.
+            assert found["d-three"].occurred is False
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("batch", [1, 20_000])
+def test_a_decision_made_after_the_delivery_has_its_outcome(
+    copy: str, deciding: Sequence[str], batch: int
+) -> None:
+    """It was asked for in time: the consumer was late, or the order quick."""
+
+    async def story() -> None:
+        async with company(copy) as app:
+            app.consumer._batch = batch
+            await request(app, "d-early", deciding[0])
+            await app.consumer.catch_up()
+            [made] = [e for e in await events_of(app, DecisionMade) if e.decision_id == "d-early"]
+            await request(app, "d-slow", deciding[0])
+            await request(app, "d-slow-2", deciding[0])
+            await deliver(app, deciding[0], made.option, decision_id="d-early")
+            await app.consumer.catch_up()
+            found = await outcomes_of(app, "d-early", "d-slow", "d-slow-2")
+            told = {name: (one.occurred, one.followed) for name, one in found.items()}
+            assert told == dict.fromkeys(["d-early", "d-slow", "d-slow-2"], (True, True))
+            head = await app.log.head()
+            await app.consumer.catch_up()
+            assert await app.log.head() == head
+
+    asyncio.run(story())
+
+
+def test_a_crash_behind_outcomes_records_each_once(
+    copy: str, deciding: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with company(copy) as app:
+            await request(app, "d-one", deciding[0])
+            await request(app, "d-two", deciding[0])
+            await app.consumer.catch_up()
+            [made] = [e for e in await events_of(app, DecisionMade) if e.decision_id == "d-one"]
+            await deliver(app, deciding[0], made.option)
+            crash_after(monkeypatch, RecordOutcome, 1)
+            with pytest.raises(Crash):
+                await app.consumer.catch_up()
+            monkeypatch.undo()
+        async with company(copy) as app:
+            before = await outcomes_of(app, "d-one", "d-two")
+            await app.consumer.catch_up()
+            assert await outcomes_of(app, "d-one", "d-two") == before
+            assert before.keys() == {"d-one", "d-two"}
+
+    asyncio.run(story())
+
+
+# many sites and vehicles
+
+
+async def candidates_of(app: Application, name: str, order_id: str) -> DecisionMade:
+    await request(app, name, order_id)
+    await app.consumer.catch_up()
+    [made] = [e for e in await events_of(app, DecisionMade) if e.decision_id == name]
+    assert isinstance(made, DecisionMade)
+    return made
+
+
+def test_closed_sites_do_not_crowd_out_open_ones(copy: str, deciding: Sequence[str]) -> None:
+    """Sixty of them, first by name, and lacking nothing, as they never kept stock."""
+
+    async def story() -> None:
+        async with company(copy) as app:
+            before = await candidates_of(app, "d-plain", deciding[0])
+            sites = [f"A-{number:02}" for number in range(60)]
+            opened = [OpenSite(site_id=name, opened_at=NOW) for name in sites]
+            closed = [CloseSite(site_id=name, reason="flood", closed_at=NOW) for name in sites]
+            await app.bus.execute_many([(one, context()) for one in (*opened, *closed)])
+            after = await candidates_of(app, "d-crowd", deciding[0])
+            assert after.option == before.option
+            mine = [one for one in after.candidates if one.option["site_id"] not in sites]
+            assert mine == list(before.candidates)
+            shut = [one for one in after.candidates if one.option["site_id"] in sites]
+            known = {one.option["site_id"] for one in after.candidates}
+            assert len(known) == MAX_SITES
+            assert all("site.closed" in one.rejected for one in shut)
+            again = await replay(app.url, app.log, app.artifacts, ORGANISATION, ["d-crowd"])
+            assert [one.cause for one in again] == [""]
+
+    asyncio.run(story())
+
+
+def test_so_many_vehicles_of_a_site_and_level_are_considered(
+    copy: str, deciding: Sequence[str]
+) -> None:
+    """The retired ones last."""
+
+    async def story() -> None:
+        async with company(copy) as app:
+            before = await candidates_of(app, "d-plain", deciding[0])
+            site, level = before.option["site_id"], before.option["service_level"]
+            fleet = [f"A-{number:02}" for number in range(2 * MAX_VEHICLES)]
+            for name in fleet:
+                register = RegisterVehicle(
+                    vehicle_id=name,
+                    site_id=site,
+                    mode="van",
+                    service_levels=(level,),
+                    registered_at=NOW,
+                )
+                await app.bus.execute(register, context())
+            for name in fleet[:MAX_VEHICLES]:
+                retire = RetireVehicle(vehicle_id=name, reason="rust", retired_at=NOW)
+                await app.bus.execute(retire, context())
+            after = await candidates_of(app, "d-crowd", deciding[0])
+            counts = Counter(
+                (one.option["site_id"], one.option["service_level"]) for one in after.candidates
+            )
+            assert max(counts.values()) == counts[site, level] == MAX_VEHICLES
+            mine = [
+                one.option["vehicle_id"]
+                for one in after.candidates
+                if (one.option["site_id"], one.option["service_level"]) == (site, level)
+            ]
+            assert mine == fleet[MAX_VEHICLES:]
+            elsewhere = {
+                tuple(one.option.values())
+                for one in before.candidates
+                if (one.option["site_id"], one.option["service_level"]) != (site, level)
+            }
+            assert elsewhere <= {tuple(one.option.values()) for one in after.candidates}
+
+    asyncio.run(story())
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_after(patch: pytest.MonkeyPatch, command: type[Command], pieces: int) -> None:
+    """The process dies right behind so many appends of a command."""
+    execute_many = Bus.execute_many
+    taken = 0
+
+    async def dies(self: Bus, commands: Any) -> Any:
+        nonlocal taken
+        results = await execute_many(self, commands)
+        taken += any(isinstance(one, command) for one, _ in commands)
+        if taken == pieces:
+            raise Crash
+        return results
+
+    patch.setattr(Bus, "execute_many", dies)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+def test_a_crash_between_answer_and_position_decides_once(
+    year: str, pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {f"d-crash-{pieces}-{number}" for number in range(3)}
 
     async def story() -> None:
         async with company(year) as app:
             orders = (await open_orders(app))[5:8]
-            for number, order_id in enumerate(orders):
-                await request(app, f"d-crash-{number}", order_id)
-            execute = Bus.execute
-            taken = 0
-
-            async def crash_after_two(self: Bus, command: Any, sent: Any) -> Receipt:
-                nonlocal taken
-                receipt = await execute(self, command, sent)
-                taken += isinstance(command, RecordDecision)
-                if taken == 2:
-                    raise Crash
-                return receipt
-
-            monkeypatch.setattr(Bus, "execute", crash_after_two)
+            for decision_id, order_id in zip(sorted(asked), orders, strict=True):
+                await request(app, decision_id, order_id)
+            monkeypatch.setattr("ml.pieces.PIECE", 1)
+            crash_after(monkeypatch, RecordDecision, pieces)
             with pytest.raises(Crash):
                 await app.consumer.catch_up()
             monkeypatch.undo()
             before = await events_of(app, DecisionMade)
+            assert len([one for one in before if one.decision_id in asked]) == pieces
         # A new process with no memory of the first one.
         async with company(year) as app:
             await app.consumer.catch_up()
             made = await events_of(app, DecisionMade)
             counts = Counter(event.decision_id for event in made)
             assert max(counts.values()) == 1
-            assert {f"d-crash-{number}" for number in range(3)} <= counts.keys()
+            assert asked <= counts.keys()
             assert made[: len(before)] == before
-            failed = [e.decision_id for e in await events_of(app, DecisionFailed)]
-            assert failed == []
+            failed = {e.decision_id for e in await events_of(app, DecisionFailed)}
+            assert not failed & asked
+            found = await replay(app.url, app.log, app.artifacts, ORGANISATION, sorted(asked))
+            assert [one.cause for one in found] == [""] * 3
+
+    asyncio.run(story())
+
+
+# requests that cannot be decided
+
+
+def falling_over(order_id: str) -> Kind:
+    """Fulfilment that has not thought of one order; otherwise the same kind to the byte."""
+
+    @wraps(enumerate_candidates)
+    async def enumerates(requests: Sequence[Request], history: History) -> pl.DataFrame:
+        if order_id in {one.event.subject_id for one in requests}:
+            raise ZeroDivisionError(f"{order_id} has no units")
+        return await enumerate_candidates(requests, history)
+
+    kind = replace(FULFILMENT, enumerate=enumerates)
+    assert kind.code == FULFILMENT.code
+    return kind
+
+
+@pytest.mark.parametrize("bad", [0, 3, 6])
+def test_one_bad_request_of_many_fails_alone(
+    year: str, bad: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with company(year) as app:
+            orders = (await open_orders(app))[4:11]
+            names = [f"d-bad-{bad}-{number}" for number in range(7)]
+            for name, order_id in zip(names, orders, strict=True):
+                await request(app, name, order_id)
+            monkeypatch.setitem(KINDS, "fulfilment", falling_over(orders[bad]))
+            await app.consumer.catch_up()
+            made = {one.decision_id for one in await events_of(app, DecisionMade)}
+            assert made & set(names) == set(names) - {names[bad]}
+            [failed] = [
+                one for one in await events_of(app, DecisionFailed) if one.decision_id in names
+            ]
+            assert failed.decision_id == names[bad]
+            assert failed.subject_id == orders[bad]
+            assert failed.code == "decision.error"
+            assert failed.detail == f"ZeroDivisionError: {orders[bad]} has no units"
+            # The failure replays with that code, and all others without it.
+            again = await replay(app.url, app.log, app.artifacts, ORGANISATION, names)
+            assert [one.cause for one in again] == [""] * 7
+            monkeypatch.undo()
+            mended = await replay(app.url, app.log, app.artifacts, ORGANISATION, names)
+            assert [one.decision_id for one in mended if not one.same] == [names[bad]]
+
+    asyncio.run(story())
+
+
+def test_a_model_that_says_no_number_decides_nothing(
+    year: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is NaN near to anything, nor does it pass for it."""
+    scored = Scorer.score
+
+    def score(self: Scorer, matrix: Any) -> Any:
+        found = scored(self, matrix)
+        return replace(found, margins=np.full_like(found.margins, np.nan))
+
+    async def story() -> None:
+        async with company(year) as app:
+            await request(app, "d-nan", (await open_orders(app))[4])
+            monkeypatch.setattr(Scorer, "score", score)
+            await app.consumer.catch_up()
+            [failed] = [e for e in await events_of(app, DecisionFailed) if e.decision_id == "d-nan"]
+            assert failed.code == "decision.error"
+            assert failed.detail.startswith("ArithmeticError: SHAP values of model ")
+            assert "miss the margin by inf" in failed.detail
+
+    asyncio.run(story())
+
+
+def test_a_model_that_breaks_fails_each_request_with_the_reason(
+    year: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(self: Scorer, matrix: Any) -> Any:
+        raise RuntimeError("out of trees\0")
+
+    async def story() -> None:
+        async with company(year) as app:
+            for number, order_id in enumerate((await open_orders(app))[4:7]):
+                await request(app, f"d-trees-{number}", order_id)
+            monkeypatch.setattr(Scorer, "score", score)
+            await app.consumer.catch_up()
+            failed = [
+                (one.code, one.detail)
+                for one in await events_of(app, DecisionFailed)
+                if one.decision_id.startswith("d-trees-")
+            ]
+            assert failed == [("decision.error", "RuntimeError: out of trees")] * 3
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.OperationalError("server closed the connection"),
+        psycopg.InterfaceError("the cursor is closed"),
+        LogUnavailable("the database gave no connection in time"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("what", ["rows", "model"])
+def test_a_lost_database_is_no_reason_to_fail_a_request(
+    year: str, error: Exception, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"d-lost-{what}-{type(error).__name__}"
+
+    async def lost(*_: Any) -> Any:
+        raise error
+
+    async def story() -> None:
+        async with company(year) as app:
+            await request(app, name, (await open_orders(app))[5])
+            if what == "rows":
+                patched = replace(FULFILMENT, enumerate=lost)
+                monkeypatch.setitem(KINDS, "fulfilment", patched)
+            else:
+                monkeypatch.setattr(Artifacts, "get", lost)
+            with pytest.raises(type(error)):
+                await app.consumer.catch_up()
+            monkeypatch.undo()
+            await app.consumer.catch_up()
+            answers = [
+                type(one)
+                for one in await events_of(app, DecisionMade, DecisionFailed)
+                if one.decision_id == name
+            ]
+            assert answers == [DecisionMade]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("beside", [0, 2])
+def test_an_order_that_no_site_may_sell_has_no_candidate(year: str, beside: int) -> None:
+    """Alone, and among others that are decided."""
+
+    async def story() -> None:
+        async with company(year) as app:
+            order_id, decision_id = f"O-orphan-{beside}", f"d-orphan-{beside}"
+            line = OrderLine(
+                line_no=1, sku="A", quantity=Decimal(1), unit_price_minor=100, site_id="S-404"
+            )
+            place = PlaceOrder(
+                order_id=order_id,
+                customer_id="C-1",
+                currency="EUR",
+                lines=(line,),
+                placed_at=NOW,
+                promised_at=NOW + timedelta(days=3),
+            )
+            await app.bus.execute(place, context())
+            await request(app, decision_id, order_id)
+            for number, other in enumerate((await open_orders(app))[4 : 4 + beside]):
+                await request(app, f"{decision_id}-{number}", other)
+            await app.consumer.catch_up()
+            [failed] = [
+                one
+                for one in await events_of(app, DecisionFailed)
+                if one.decision_id.startswith(decision_id)
+            ]
+            assert failed.decision_id == decision_id
+            assert failed.code == "decision.no_candidate"
+            assert failed.detail == FULFILMENT.nothing
+
+    asyncio.run(story())
+
+
+# contested decisions
+
+
+def test_a_contested_decision_is_decided_anew_under_a_linked_id(year: str) -> None:
+    other = Weights(cost=0.1, risk_minor=90_000, carbon_minor_per_kg=0)
+
+    async def story() -> None:
+        async with company(year) as app:
+            order_id = (await open_orders(app))[8]
+            await request(app, "d-contest", order_id)
+            await app.consumer.catch_up()
+            contest = ContestDecision(
+                decision_id="d-contest", reason="too risky", weights=other, contested_at=NOW
+            )
+            await app.bus.execute(contest, context("customer"))
+            await app.consumer.catch_up()
+            [asked] = [
+                one
+                for one in await events_of(app, DecisionRequested)
+                if one.redecides == "d-contest"
+            ]
+            assert asked.decision_id != "d-contest"
+            assert (asked.kind, asked.subject_id) == ("fulfilment", order_id)
+            assert asked.weights == other
+            answers = await events_of(app, DecisionMade)
+            [first] = [one for one in answers if one.decision_id == "d-contest"]
+            [second] = [one for one in answers if one.decision_id == asked.decision_id]
+            assert second.weights == other != first.weights
+            assert second.as_of > first.as_of
+            # The same question of the same model: only what counts has changed.
+            assert [one.risk for one in second.candidates] == [one.risk for one in first.candidates]
+            assert second.candidates != first.candidates
+            both = ["d-contest", asked.decision_id]
+            found = await replay(app.url, app.log, app.artifacts, ORGANISATION, both)
+            assert [one.cause for one in found] == ["", ""]
+
+    asyncio.run(story())
+
+
+def test_who_wants_no_new_decision_gets_none(year: str) -> None:
+    async def story() -> None:
+        async with company(year) as app:
+            await request(app, "d-grumble", (await open_orders(app))[8])
+            await app.consumer.catch_up()
+            grumble = ContestDecision(
+                decision_id="d-grumble", reason="hm", redecide=False, contested_at=NOW
+            )
+            await app.bus.execute(grumble, context("customer"))
+            await app.consumer.catch_up()
+            linked = [one.redecides for one in await events_of(app, DecisionRequested)]
+            assert "d-grumble" not in linked
+
+    asyncio.run(story())
+
+
+def test_who_contests_what_cannot_be_decided_any_more_is_told(
+    copy: str, deciding: Sequence[str]
+) -> None:
+    """The order has been cancelled: no new decision, and an event that says so."""
+
+    async def story() -> None:
+        async with company(copy) as app:
+            order_id = deciding[0]
+            await request(app, "d-too-late", order_id)
+            await app.consumer.catch_up()
+            cancel = CancelOrder(order_id=order_id, reason="x", cancelled_at=NOW)
+            await app.bus.execute(cancel, context())
+            contest = ContestDecision(decision_id="d-too-late", reason="no", contested_at=NOW)
+            await app.bus.execute(contest, context("customer"))
+            await app.consumer.catch_up()
+            kept = DecisionNotRedecided(
+                decision_id="d-too-late",
+                kind="fulfilment",
+                subject_id=order_id,
+                stage="made",
+                code="order.already_cancelled",
+                detail=f"order already cancelled (order_id={order_id}, status=cancelled) "
+                "[order.already_cancelled]",
+            )
+            assert await events_of(app, DecisionNotRedecided) == [kept]
+            await app.projector.catch_up()
+            async with app.log.connection() as connection:
+                query = "SELECT stage FROM read_models.decision_list WHERE decision_id = %s"
+                rows = await (await connection.execute(query, ("d-too-late",))).fetchall()
+            assert rows == [("made",)]
+            # It stands, so it can be contested once more.
+            await app.bus.execute(contest, context("customer"))
+            with pytest.raises(Refused, match=r"decision\.already_contested"):
+                await app.bus.execute(contest, context("customer"))
+            await app.consumer.catch_up()
+            assert await events_of(app, DecisionNotRedecided) == [kept, kept]
+
+    asyncio.run(story())
+
+
+def test_who_contests_while_nobody_decides_is_told(copy: str, deciding: Sequence[str]) -> None:
+    """The new decision fails: the old one stands again and can be contested once more."""
+
+    async def story() -> None:
+        async with company(copy) as app:
+            await request(app, "d-stands", deciding[0])
+            await app.consumer.catch_up()
+            stop = StopKind(kind="fulfilment", reason="strike", stopped_at=NOW)
+            await app.bus.execute(stop, context())
+            contest = ContestDecision(decision_id="d-stands", reason="no", contested_at=NOW)
+            await app.bus.execute(contest, context("customer"))
+            await app.consumer.catch_up()
+            [asked] = [
+                one
+                for one in await events_of(app, DecisionRequested)
+                if one.redecides == "d-stands"
+            ]
+            failed = {one.decision_id: one.code for one in await events_of(app, DecisionFailed)}
+            assert failed[asked.decision_id] == "decision.kind_stopped"
+            kept = [one.decision_id for one in await events_of(app, DecisionNotRedecided)]
+            assert kept == ["d-stands"]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("command", [RequestDecision, RecordDecision], ids=["asked", "answered"])
+def test_a_crash_behind_a_contest_decides_anew_once(
+    year: str, command: type[Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"d-contest-crash-{command.__name__}"
+
+    async def story() -> None:
+        async with company(year) as app:
+            await request(app, name, (await open_orders(app))[8])
+            await app.consumer.catch_up()
+            contest = ContestDecision(decision_id=name, reason="no", contested_at=NOW)
+            await app.bus.execute(contest, context("customer"))
+            crash_after(monkeypatch, command, 1)
+            with pytest.raises(Crash):
+                await app.consumer.catch_up()
+            monkeypatch.undo()
+        async with company(year) as app:
+            await app.consumer.catch_up()
+            [asked] = [
+                one for one in await events_of(app, DecisionRequested) if one.redecides == name
+            ]
+            made = [one.decision_id for one in await events_of(app, DecisionMade)]
+            assert made.count(asked.decision_id) == 1
+            assert made.count(name) == 1
 
     asyncio.run(story())
 
@@ -338,13 +894,7 @@ def test_a_feature_table_that_joins_while_requests_wait_counts_nothing_twice(
 
 def test_without_a_model_the_request_fails_with_the_reason(database: str) -> None:
     async def story() -> None:
-        other = context().organisation_id.int + 1
-        from uuid import UUID
-
-        organisation = UUID(int=other)
-        from domain.decisions import RequestDecision
-        from domain.orders import OrderLine, PlaceOrder
-
+        organisation = UUID(int=ORGANISATION.int + 1)
         async with company(database) as app:
             place = PlaceOrder(
                 order_id="O-1",

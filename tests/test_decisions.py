@@ -9,26 +9,36 @@ from typing import Any
 import pytest
 
 from domain.decisions import (
+    DECISIONS,
     Candidate,
+    DecisionConfirmed,
+    DecisionContested,
     DecisionExplained,
     DecisionFailed,
     DecisionMade,
+    DecisionNotRedecided,
     DecisionOutcomeRecorded,
+    DecisionOverridden,
+    DecisionReferred,
     DecisionRequested,
+    DecisionShadowed,
     FailDecision,
+    KeepDecision,
     Reason,
     RecordDecision,
     RecordOutcome,
     RequestDecision,
     RunnerUp,
+    Stage,
     Weights,
 )
 from domain.orders import OrderCancelled, OrderLine, OrderPlaced
 from domain.values import Command, Event
+from ml.catalogue import KINDS
 from tests.spec import given, problems
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-WEIGHTS = Weights(cost=1.5, lateness_minor=3000, carbon_minor_per_kg=20)
+WEIGHTS = Weights(cost=1.5, risk_minor=3000, carbon_minor_per_kg=20)
 
 order_placed = OrderPlaced(
     order_id="O-1",
@@ -50,13 +60,21 @@ order_cancelled = OrderCancelled(
 
 REQUEST = RequestDecision(decision_id="D-1", subject_id="O-1", weights=WEIGHTS, requested_at=NOON)
 FAIL = FailDecision(decision_id="D-1", code="decision.no_champion", detail="no model is deployed")
-OUTCOME = RecordOutcome(decision_id="D-1", late=True, followed=True, known_at=NOON)
+KEEP = KeepDecision(
+    decision_id="D-1", code="order.already_cancelled", detail="the order is cancelled"
+)
+OUTCOME = RecordOutcome(
+    decision_id="D-1", occurred=True, followed=True, cost_minor=-250, known_at=NOON
+)
 
 requested = DecisionRequested(
     decision_id="D-1",
     kind="fulfilment",
     subject_id="O-1",
     weights=WEIGHTS,
+    priority=5,
+    deadline=None,
+    redecides=None,
     requested_at=NOON,
 )
 made = DecisionMade(
@@ -64,8 +82,10 @@ made = DecisionMade(
     kind="fulfilment",
     subject_id="O-1",
     as_of=41,
+    role="champion",
     model_hash="a" * 64,
     schema_hash="b" * 64,
+    code="c" * 64,
     libraries={"xgboost": "3.2.0"},
     weights=WEIGHTS,
     candidates=(
@@ -75,6 +95,7 @@ made = DecisionMade(
             lineage={"orders": 40},
             margin=-1.25,
             probability=0.2227,
+            risk=0.25,
             cost_minor=500,
             carbon_g=900,
             objective=1136.1,
@@ -84,7 +105,11 @@ made = DecisionMade(
     chosen=0,
     option={"site_id": "S-1", "service_level": "standard"},
     probability=0.2227,
-    confidence=0.7773,
+    foretold=0.25,
+    risk=0.125,
+    confidence=0.75,
+    value_minor=100,
+    currency="EUR",
 )
 explained = DecisionExplained(
     decision_id="D-1",
@@ -95,6 +120,58 @@ explained = DecisionExplained(
     reasons=(Reason(code="slack", sentence="much time is left", feature="slack", value=3.0),),
     rejections=(),
     runner_up=RunnerUp(candidate=0, sentence="there is no other"),
+)
+referred = DecisionReferred(
+    decision_id="D-1",
+    kind="fulfilment",
+    subject_id="O-1",
+    model_hash="a" * 64,
+    approvals=1,
+    reasons=(Reason(code="confidence.too_low", sentence="it is too low"),),
+)
+shadow = DecisionShadowed(
+    decision_id="D-1",
+    kind="fulfilment",
+    subject_id="O-1",
+    model_hash="d" * 64,
+    margins="AAAAAA==",
+    option={},
+    risk=None,
+    agrees=False,
+)
+confirmed = DecisionConfirmed(
+    decision_id="D-1",
+    kind="fulfilment",
+    subject_id="O-1",
+    model_hash="a" * 64,
+    option=made.option,
+    confirmed_by="ben",
+    approvals_left=0,
+    confirmed_at=NOON,
+)
+overridden = DecisionOverridden(
+    decision_id="D-1",
+    kind="fulfilment",
+    subject_id="O-1",
+    model_hash="a" * 64,
+    decided=made.option,
+    option={"site_id": "S-2"},
+    reason="nearer",
+    overridden_by="ben",
+    first=True,
+    approvals_left=0,
+    overridden_at=NOON,
+)
+contested = DecisionContested(
+    decision_id="D-1",
+    kind="fulfilment",
+    subject_id="O-1",
+    reason="too dear",
+    contested_by="ben",
+    redecide=True,
+    weights=WEIGHTS,
+    priority=5,
+    contested_at=NOON,
 )
 failed = DecisionFailed(
     decision_id="D-1",
@@ -107,11 +184,27 @@ closed = DecisionOutcomeRecorded(
     decision_id="D-1",
     kind="fulfilment",
     subject_id="O-1",
+    model_hash="a" * 64,
     probability=0.2227,
-    late=True,
+    foretold=0.25,
+    occurred=True,
     followed=True,
+    cost_minor=-250,
     known_at=NOON,
 )
+
+
+def kept(stage: str) -> DecisionNotRedecided:
+    return DecisionNotRedecided(
+        decision_id="D-1",
+        kind="fulfilment",
+        subject_id="O-1",
+        stage=stage,
+        code="order.already_cancelled",
+        detail="the order is cancelled",
+    )
+
+
 RECORD = RecordDecision(made=made, explained=explained)
 
 
@@ -142,11 +235,28 @@ def test_a_decision_needs_an_open_order() -> None:
     given().reading(order_placed, order_cancelled).when(REQUEST).refused("order.already_cancelled")
 
 
+def test_a_decision_on_request_has_the_kinds_own_weights_and_no_hurry() -> None:
+    plain = RequestDecision(decision_id="D-1", subject_id="O-1", requested_at=NOON)
+    usual = requested.model_copy(update={"weights": KINDS["fulfilment"].subject.weights})
+    given().reading(order_placed).when(plain).then(usual)
+
+
+def test_priority_deadline_and_what_is_decided_anew_are_kept() -> None:
+    asked: dict[str, Any] = {"priority": 9, "deadline": NOON, "redecides": "D-0"}
+    urgent = REQUEST.model_copy(update=asked)
+    given().reading(order_placed).when(urgent).then(requested.model_copy(update=asked))
+
+
 # answer
 
 
 def test_a_decision_is_recorded_with_its_explanation() -> None:
     given(requested).when(RECORD).then(made, explained)
+
+
+def test_shadows_stand_beside_the_decision_and_the_referral_is_the_last_word() -> None:
+    shadowed = RECORD.model_copy(update={"referred": referred, "shadows": (shadow,)})
+    given(requested).when(shadowed).then(made, explained, shadow, referred)
 
 
 def test_a_decision_fails() -> None:
@@ -160,6 +270,8 @@ def test_a_decision_fails() -> None:
         ([], "decision.unknown"),
         ([requested, made, explained], "decision.not_requested"),
         ([requested, failed], "decision.not_requested"),
+        ([requested, made, explained, referred], "decision.not_requested"),
+        ([requested, made, explained, contested], "decision.not_requested"),
         ([requested, made, explained, closed], "decision.not_requested"),
     ],
 )
@@ -172,6 +284,12 @@ def test_a_request_is_answered_once(command: Command, history: list[Event], code
 
 def test_an_outcome_closes_a_decision_and_repeats_what_was_expected() -> None:
     given(requested, made, explained).when(OUTCOME).then(closed)
+
+
+@pytest.mark.parametrize("event", [referred, confirmed, overridden, contested])
+def test_what_people_did_with_a_decision_does_not_keep_its_outcome_away(event: Event) -> None:
+    """The outcome repeats what was foretold of the model's own choice."""
+    given(requested, made, explained, event).when(OUTCOME).then(closed)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +305,53 @@ def test_only_a_made_decision_has_an_outcome(history: list[Event], code: str) ->
     given(*history).when(OUTCOME).refused(code, decision_id="D-1")
 
 
+# contested, and not to be made anew
+
+
+@pytest.mark.parametrize(
+    ("before", "stage"),
+    [
+        ([made, explained], Stage.MADE),
+        ([made, explained, referred], Stage.REFERRED),
+        ([made, explained, referred, confirmed], Stage.CONFIRMED),
+        ([made, explained, overridden], Stage.OVERRIDDEN),
+        ([made, explained, closed], Stage.CLOSED),
+        ([failed], Stage.FAILED),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_what_cannot_be_made_anew_stands_as_it_stood(before: list[Event], stage: str) -> None:
+    given(requested, *before, contested).when(KEEP).then(kept(stage))
+    history = (requested, *before, contested, kept(stage))
+    assert DECISIONS.fold(history).stage == stage
+    # It can be contested once more, and kept once more.
+    given(*history).when(KEEP).refused("decision.not_contested", stage=stage)
+    given(*history, contested).when(KEEP).then(kept(stage))
+
+
+@pytest.mark.parametrize("before", [[made, explained, closed], [failed]], ids=["closed", "failed"])
+def test_what_is_kept_closed_or_failed_has_no_outcome(before: list[Event]) -> None:
+    stage = "failed" if before == [failed] else "closed"
+    given(requested, *before, contested, kept(stage)).when(OUTCOME).refused("decision.not_made")
+
+
+def test_what_is_kept_as_it_was_made_has_its_outcome() -> None:
+    given(requested, made, explained, contested, kept("made")).when(OUTCOME).then(closed)
+
+
+@pytest.mark.parametrize(
+    ("history", "code"),
+    [
+        ([], "decision.unknown"),
+        ([requested], "decision.not_contested"),
+        ([requested, made, explained], "decision.not_contested"),
+        ([requested, made, explained, contested, closed], "decision.not_contested"),
+    ],
+)
+def test_only_what_is_contested_is_kept(history: list[Event], code: str) -> None:
+    given(*history).when(KEEP).refused(code, decision_id="D-1")
+
+
 # what a command may hold
 
 
@@ -198,10 +363,16 @@ def test_only_a_made_decision_has_an_outcome(history: list[Event], code: str) ->
         (RequestDecision, {"weights": {"speed": 1}}, "weights.speed", "Extra inputs"),
         (RequestDecision, {"requested_at": "2026-03-01T12:00:00"}, "requested_at", "timezone"),
         (RequestDecision, {"subject_id": ""}, "subject_id", "match pattern"),
+        (RequestDecision, {"priority": 10}, "priority", "less than or equal to 9"),
+        (RequestDecision, {"deadline": "2026-03-01T12:00:00"}, "deadline", "timezone"),
+        (RequestDecision, {"redecides": "a b"}, "redecides", "match pattern"),
+        (RequestDecision, {"weights": {"lateness_minor": 1}}, "lateness_minor", "Extra inputs"),
         (RequestDecision, {"kind": "a kind"}, "kind", "match pattern"),
         (FailDecision, {"code": "x", "detail": "a\0b"}, "detail", "U+0000"),
-        (RecordOutcome, {"late": True, "followed": True}, "known_at", "Field required"),
-        (RecordOutcome, {"late": True, "known_at": None}, "followed", "Field required"),
+        (KeepDecision, {"code": "x", "detail": "a\0b"}, "detail", "U+0000"),
+        (RecordOutcome, {"occurred": True, "followed": True}, "known_at", "Field required"),
+        (RecordOutcome, {"followed": True, "known_at": None}, "occurred", "Field required"),
+        (RecordOutcome, {"occurred": True, "known_at": None}, "followed", "Field required"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_rule(
@@ -233,6 +404,10 @@ def test_a_margin_that_is_no_number_is_not_recorded() -> None:
         RECORD.model_copy(update={"made": made.model_copy(update={"kind": "other"})}),
         RECORD.model_copy(
             update={"explained": explained.model_copy(update={"decision_id": "D-9"})}
+        ),
+        RECORD.model_copy(update={"referred": referred.model_copy(update={"subject_id": "O-9"})}),
+        RECORD.model_copy(
+            update={"shadows": (shadow, shadow.model_copy(update={"kind": "other"}))}
         ),
     ],
 )

@@ -127,6 +127,7 @@ def _event(chance: Random) -> Event:
                 decision_id=chance.choice([None, "D-1", "D-2"]),
                 region=region,
                 allocated_at=at,
+                vehicle_id={"S-1": "V-1"}.get(site_id),
             )
         case 6:
             return OrderShipped(
@@ -277,6 +278,7 @@ def plain_orders(events: Sequence[StoredEvent]) -> dict[tuple[Any, ...], Row]:
                     "status": "allocated",
                     "site_id": event.site_id,
                     "service_level": event.service_level,
+                    "vehicle_id": event.vehicle_id or "",
                     "decision_id": event.decision_id,
                     "allocated_at": event.allocated_at,
                 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from decimal import Decimal
 from typing import Any
 
@@ -221,6 +221,24 @@ def test_stock_never_falls_below_zero_and_loses_nothing(commands: list[Command])
             "service_levels.0.cost_minor",
             "greater than or equal to 0",
         ),
+        (
+            OpenSite,
+            {"opened_at": None, "service_levels": [{"code": "fast", "transit_s": 0}]},
+            "service_levels.0.transit_s",
+            "greater than 0",
+        ),
+        (
+            OpenSite,
+            {"opened_at": None, "service_levels": [{"code": "fast", "cut_off": "16:00:30"}]},
+            "service_levels.0.cut_off",
+            "must be HH:MM",
+        ),
+        (
+            OpenSite,
+            {"opened_at": None, "service_levels": [{"code": "fast", "cut_off": "16:00+02:00"}]},
+            "service_levels.0.cut_off",
+            "without a zone",
+        ),
         (OpenSite, {"opened_at": None, "colour": "red"}, "colour", "Extra inputs"),
         (OpenSite, {}, "opened_at", "Field required"),
         (CloseSite, {"closed_at": None, "reason": ""}, "reason", "at least 1 character"),
@@ -270,3 +288,10 @@ def test_a_site_offers_the_standard_level_where_nothing_is_said() -> None:
     assert [level.code for level in OpenSite(site_id="S", opened_at=None).service_levels] == [
         "standard"
     ]
+
+
+def test_a_cut_off_is_written_as_a_clock_shows_it() -> None:
+    level = ServiceLevel.model_validate({"code": "express", "transit_s": 3600, "cut_off": "16:05"})
+    assert level.cut_off == time(16, 5)
+    assert level.model_dump(mode="json")["cut_off"] == "16:05"
+    assert ServiceLevel.model_validate_json(level.model_dump_json()) == level

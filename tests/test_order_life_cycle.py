@@ -27,6 +27,7 @@ from domain.orders import (
     PlaceOrder,
     ShipOrder,
 )
+from domain.transport import VEHICLES, RegisterVehicle
 from domain.values import Command, Event
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -40,6 +41,20 @@ SITE = SITES.fold(
         ),
         ACTOR,
         SITES.initial,
+    )
+)
+VEHICLE = VEHICLES.fold(
+    HANDLERS[RegisterVehicle].decide(
+        RegisterVehicle(
+            vehicle_id="V-1",
+            site_id="S-1",
+            mode="van",
+            service_levels=("standard", "express"),
+            registered_at=NOON,
+        ),
+        ACTOR,
+        VEHICLES.initial,
+        SITE,
     )
 )
 #: What each command makes of each status: the next one, or the refusal.
@@ -93,6 +108,7 @@ class Expected:
 
     status: str = "unknown"
     level: str = ""
+    vehicle_id: str | None = None
     placed_at: datetime | None = None
     promised_at: datetime | None = None
     allocated_at: datetime | None = None
@@ -125,11 +141,11 @@ class OrderLifeCycle(RuleBasedStateMachine):
         """Run a command; its event, or None where it was refused as the table says."""
         handler = HANDLERS[type(command)]
         before = self.state(order_id)
-        sites = [SITE for _ in handler.reads(command)]
+        read = [SITE if one.decider is SITES else VEHICLE for one in handler.reads(command)]
         expected = self.model[order_id]
         outcome = TABLE[type(command)][expected.status]
         try:
-            [event] = handler.decide(command, ACTOR, before, *sites)
+            [event] = handler.decide(command, ACTOR, before, *read)
         except Refused as refusal:
             # A refusal leaves no event, so the state is what it was (see the invariant).
             assert_equal(refusal.code, outcome)
@@ -156,15 +172,27 @@ class OrderLifeCycle(RuleBasedStateMachine):
             self.model[order_id].placed_at = placed_at
             self.model[order_id].promised_at = promised_at
 
-    @rule(order_id=orders, level=st.sampled_from(["standard", "express"]), at=moments)
-    def allocate(self, order_id: str, level: str, at: datetime | None) -> None:
-        event = self.send(
-            order_id,
-            AllocateOrder(order_id=order_id, site_id="S-1", service_level=level, allocated_at=at),
+    @rule(
+        order_id=orders,
+        level=st.sampled_from(["standard", "express"]),
+        vehicle_id=st.sampled_from([None, "V-1"]),
+        at=moments,
+    )
+    def allocate(
+        self, order_id: str, level: str, vehicle_id: str | None, at: datetime | None
+    ) -> None:
+        command = AllocateOrder(
+            order_id=order_id,
+            site_id="S-1",
+            service_level=level,
+            vehicle_id=vehicle_id,
+            allocated_at=at,
         )
+        event = self.send(order_id, command)
         if isinstance(event, OrderAllocated):
-            assert event.service_level == level
+            assert (event.service_level, event.vehicle_id) == (level, vehicle_id)
             self.model[order_id].level = level
+            self.model[order_id].vehicle_id = vehicle_id
             self.model[order_id].allocated_at = at
 
     @rule(order_id=orders, at=moments)
@@ -173,6 +201,7 @@ class OrderLifeCycle(RuleBasedStateMachine):
         if isinstance(event, OrderShipped):
             expected = self.model[order_id]
             assert event.service_level == expected.level
+            assert event.vehicle_id == expected.vehicle_id
             known = at is not None and expected.allocated_at is not None
             assert (event.handling_s is not None) == known
             assert event.out_of_order == (
@@ -188,6 +217,7 @@ class OrderLifeCycle(RuleBasedStateMachine):
             assert expected.promised_at is not None
             assert event.late == (None if at is None else at > expected.promised_at)
             assert event.placed_at == expected.placed_at
+            assert event.vehicle_id == expected.vehicle_id
             assert event.out_of_order == (
                 at is not None and expected.shipped_at is not None and at < expected.shipped_at
             )

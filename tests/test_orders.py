@@ -8,6 +8,14 @@ from typing import Any
 
 import pytest
 
+from domain.decisions import (
+    USUAL_WEIGHTS,
+    DecisionConfirmed,
+    DecisionContested,
+    DecisionNotRedecided,
+    DecisionReferred,
+    DecisionRequested,
+)
 from domain.inventory import ServiceLevel, SiteClosed, SiteOpened
 from domain.orders import (
     AllocateOrder,
@@ -23,6 +31,7 @@ from domain.orders import (
     PlaceOrder,
     ShipOrder,
 )
+from domain.transport import VehicleRegistered
 from domain.values import Command
 from tests.spec import given, problems
 
@@ -174,6 +183,98 @@ def test_an_allocation_may_be_made_again_until_shipped() -> None:
             line_sites=(LineSite(line_no=1, site_id="S-2"),),
         )
     )
+
+
+NAMES = {"decision_id": "D-1", "kind": "fulfilment", "subject_id": "O-1"}
+requested = DecisionRequested(
+    **NAMES, weights=USUAL_WEIGHTS, priority=5, deadline=None, redecides=None, requested_at=NOON
+)
+contested = DecisionContested(
+    **NAMES,
+    reason="too dear",
+    contested_by="ana",
+    redecide=True,
+    weights=USUAL_WEIGHTS,
+    priority=5,
+    contested_at=NOON,
+)
+
+
+def referred(approvals: int = 1) -> DecisionReferred:
+    return DecisionReferred(**NAMES, model_hash="a" * 64, approvals=approvals, reasons=())
+
+
+def confirmed(left: int = 0) -> DecisionConfirmed:
+    return DecisionConfirmed(
+        **NAMES,
+        model_hash="a" * 64,
+        option={},
+        confirmed_by="ana",
+        approvals_left=left,
+        confirmed_at=NOON,
+    )
+
+
+def kept(stage: str) -> DecisionNotRedecided:
+    return DecisionNotRedecided(**NAMES, stage=stage, code="order.unknown", detail="none")
+
+
+BY_DECISION = ALLOCATE.model_copy(update={"decision_id": "D-1"})
+
+
+@pytest.mark.parametrize(
+    ("history", "stage"),
+    [
+        ([referred()], "referred"),
+        ([referred(2), confirmed(1)], "referred"),
+        ([referred(), contested], "contested"),
+        ([contested], "contested"),
+        ([referred(), contested, kept("referred")], "referred"),
+    ],
+)
+def test_nobody_acts_on_a_decision_that_waits_for_people(history: list[Any], stage: str) -> None:
+    given(placed).reading(site(), requested, *history).when(BY_DECISION).refused(
+        "decision.waits_for_people", decision_id="D-1", stage=stage
+    )
+    # Without naming it, anybody may.
+    given(placed).reading(site(), *history).when(ALLOCATE).then(allocated)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [[], [referred(), confirmed()], [referred(), confirmed(), contested, kept("confirmed")]],
+)
+def test_a_decision_that_stands_is_acted_on(history: list[Any]) -> None:
+    told = allocated.model_copy(update={"decision_id": "D-1"})
+    given(placed).reading(site(), requested, *history).when(BY_DECISION).then(told)
+
+
+def test_a_decision_is_looked_at_beside_sites_and_vehicle() -> None:
+    """States are read in the order of their streams."""
+    parted = changed(
+        BY_DECISION,
+        vehicle_id="V-1",
+        line_sites=(LineSite(line_no=1, site_id="S-2"),),
+    )
+    truck = VehicleRegistered(
+        vehicle_id="V-1",
+        site_id="S-1",
+        mode="truck",
+        service_levels=("standard",),
+        max_weight_g=None,
+        daily_capacity=None,
+        cost_minor=0,
+        carbon_g=0,
+        registered_at=None,
+    )
+    known = given(placed).reading(site(), site("S-2"), truck, requested, referred())
+    known.when(parted).refused("decision.waits_for_people", decision_id="D-1")
+    known = known.reading(site(), site("S-2"), truck, requested, referred(), confirmed())
+    assert known.when(parted).refusal is None
+    known.reading(site(), truck, requested, referred(), confirmed()).when(parted).refused(
+        "site.unknown"
+    )
+    known.reading(site(), site("S-2"), confirmed()).when(parted).refused("vehicle.unknown")
 
 
 def test_lines_may_part() -> None:

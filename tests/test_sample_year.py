@@ -15,8 +15,9 @@ from psycopg_pool import AsyncConnectionPool
 from commands import HANDLERS, Bus, digest_of
 from commands.bulk import Keyed, Progress, Sender, send_all
 from commands.sample_year import SampleYear, sample_year
-from domain.inventory import OpenSite, PickStock, ReceiveStock
+from domain.inventory import OpenSite, PickStock, ReceiveStock, ServiceLevel
 from domain.orders import AllocateOrder, CancelOrder, DeliverOrder, PlaceOrder, ShipOrder
+from domain.transport import ForbidRoute, RegisterVehicle
 from eventstore import Log, Writer, prepare_database
 from eventstore.streams import Streams
 
@@ -46,7 +47,7 @@ def test_a_seed_is_a_year() -> None:
 
 
 def test_the_default_year_is_the_same_on_every_machine(year: SampleYear) -> None:
-    assert _digest(year) == "b092cdb96b8288133b7ea20c3fc2d20e7416d4cddb4556f235fc8a2ceb74ad02"
+    assert _digest(year) == "5ae18f88427d883acaad4c06e6bddee113d9f3c0d60620742cc19b5ec62dfdfc"
 
 
 def test_the_totals_are_those_of_the_commands(year: SampleYear) -> None:
@@ -76,6 +77,9 @@ def test_it_is_a_plausible_company(year: SampleYear) -> None:
     )
     assert set(levels) == {"economy", "standard", "express"}
     assert len(_of(year, OpenSite)) == 6
+    start = [type(keyed.command).__name__ for keyed in year.commands[:22]]
+    assert start[:4] == ["OpenSite", "RegisterVehicle", "RegisterVehicle", "RegisterVehicle"]
+    assert Counter(start) == {"OpenSite": 6, "RegisterVehicle": 14, "ForbidRoute": 2}
 
 
 def test_keys_are_unique(year: SampleYear) -> None:
@@ -91,6 +95,64 @@ def test_stock_never_falls_below_zero(year: SampleYear) -> None:
             case PickStock() as pick:
                 on_hand[pick.site_id, pick.sku] -= int(pick.quantity)
                 assert on_hand[pick.site_id, pick.sku] >= 0
+
+
+def test_each_order_names_a_vehicle_that_can_carry_it(year: SampleYear) -> None:
+    vehicles: dict[str, RegisterVehicle] = {}
+    placed: dict[str, PlaceOrder] = {}
+    levels: dict[tuple[str, str], ServiceLevel] = {}
+    for keyed in year.commands:
+        match keyed.command:
+            case OpenSite() as site:
+                levels |= {(site.site_id, level.code): level for level in site.service_levels}
+            case RegisterVehicle() as vehicle:
+                vehicles[vehicle.vehicle_id] = vehicle
+                for code in vehicle.service_levels:
+                    level = levels[vehicle.site_id, code]
+                    assert level.cost_minor + vehicle.cost_minor > 0
+                    assert level.carbon_g + vehicle.carbon_g >= 0
+            case PlaceOrder() as order:
+                placed[order.order_id] = order
+            case AllocateOrder() as choice:
+                vehicle = vehicles[choice.vehicle_id or ""]
+                assert choice.site_id == vehicle.site_id
+                assert choice.service_level in vehicle.service_levels
+                lines = placed[choice.order_id].lines
+                weight = sum(line.quantity * (line.weight_g or 0) for line in lines)
+                assert vehicle.max_weight_g is None or weight <= vehicle.max_weight_g
+    assert Counter(vehicle.mode for vehicle in vehicles.values()) == {
+        "van": 6,
+        "truck": 6,
+        "cargo_bike": 2,
+    }
+    used = Counter(
+        keyed.command.vehicle_id
+        for keyed in year.commands
+        if isinstance(keyed.command, AllocateOrder)
+    )
+    assert used.keys() == vehicles.keys()
+    assert min(used.values()) > 100
+
+
+def test_no_order_goes_where_its_site_may_not_send(year: SampleYear) -> None:
+    forbidden = {
+        (keyed.command.site_id, keyed.command.region)
+        for keyed in year.commands
+        if isinstance(keyed.command, ForbidRoute)
+    }
+    assert len(forbidden) == 2
+    regions = {
+        keyed.case: keyed.command.region
+        for keyed in year.commands
+        if isinstance(keyed.command, PlaceOrder)
+    }
+    used = {
+        (keyed.command.site_id, regions[keyed.case])
+        for keyed in year.commands
+        if isinstance(keyed.command, AllocateOrder)
+    }
+    assert forbidden.isdisjoint(used)
+    assert len(used) == 6 * 12 - 2
 
 
 def test_the_last_orders_wait_for_a_decision(year: SampleYear) -> None:
@@ -141,6 +203,8 @@ def test_the_bus_takes_it_whole_and_once(database: str) -> None:
     stored: dict[str, int] = dict(rows)
     assert stored["orders.OrderPlaced.v1"] == small.totals.placed
     assert stored["orders.OrderDelivered.v1"] == small.totals.delivered
+    assert stored["transport.VehicleRegistered.v1"] == 14
+    assert stored["transport.RouteForbidden.v1"] == 2
 
 
 async def _send(database: str, year: SampleYear) -> tuple[Progress, list[str]]:

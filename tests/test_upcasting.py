@@ -26,10 +26,17 @@ from pydantic import ValidationError
 from chainlytics.application import Application
 from commands import stream_id
 from domain import catalogue
-from domain.catalogue import AREAS, UPCASTERS, Catalogue, Step
-from domain.decisions import DecisionMade, DecisionRequested
+from domain.catalogue import AREAS, UPCASTERS, VERSIONS, Catalogue, Step
+from domain.decisions import (
+    Candidate,
+    DecisionMade,
+    DecisionOutcomeRecorded,
+    DecisionRequested,
+    Weights,
+)
 from domain.errors import Refused
 from domain.inventory import SiteOpened, StockReceived
+from domain.models import ModelDeployed
 from domain.orders import (
     ORDERS,
     AllocateOrder,
@@ -42,7 +49,7 @@ from domain.orders import (
 )
 from domain.values import Event
 from eventstore import StoredEvent
-from ml.catalogue import FEATURE_TABLES
+from ml.fulfilment import FULFILMENT
 from ml.models import read_log, training_rows
 from ml.replay import replay
 from projections.catalogue import TABLES
@@ -109,8 +116,8 @@ def goods_in_to_received(body: Body) -> Body:
 
 def given_to_made(body: Body) -> Body:
     """How sure a model was of itself was not recorded; it follows."""
-    chance = body["probability"]
-    return body | {"confidence": None if chance is None else max(chance, 1 - chance)}
+    risk = body["risk"]
+    return body | {"confidence": None if risk is None else max(risk, 1 - risk)}
 
 
 OLDER: Mapping[str, tuple[str, Step]] = {
@@ -123,10 +130,10 @@ OLDER: Mapping[str, tuple[str, Step]] = {
     ),
     "inventory.GoodsIn.v1": ("inventory.StockReceived.v1", goods_in_to_received),
     "decisions.AdviceAsked.v1": (
-        "decisions.DecisionRequested.v1",
+        "decisions.DecisionRequested.v2",
         lambda body: renamed(body, decision_id="advice_id"),
     ),
-    "decisions.AdviceGiven.v1": ("decisions.DecisionMade.v1", given_to_made),
+    "decisions.AdviceGiven.v1": ("decisions.DecisionMade.v2", given_to_made),
 }
 
 # and back: what earlier code would have written
@@ -180,7 +187,7 @@ def earlier(topic: str, state: bytes, turn: int = 0) -> tuple[str, bytes]:
 
 # the catalogue as a value
 
-PAST = Catalogue(AREAS, {}, OLDER)
+PAST = Catalogue(AREAS, VERSIONS, OLDER)
 _made: Mapping[type[Event], st.SearchStrategy[Any]] = {
     kind: values(kind) for kind in (OrderDelivered, SiteOpened, DecisionRequested)
 } | {
@@ -196,11 +203,7 @@ _made: Mapping[type[Event], st.SearchStrategy[Any]] = {
     ),
     DecisionMade: values(DecisionMade).map(
         lambda event: event.model_copy(
-            update={
-                "confidence": None
-                if event.probability is None
-                else max(event.probability, 1 - event.probability)
-            }
+            update={"confidence": None if event.risk is None else max(event.risk, 1 - event.risk)}
         )
     ),
 }
@@ -359,6 +362,121 @@ def test_a_version_is_part_of_the_topic() -> None:
     assert later.type_of("orders.OrderPlaced.v1") is None
 
 
+# what the first release wrote
+
+
+V1_WEIGHTS = b'{"cost":1.5,"lateness_minor":3000,"carbon_minor_per_kg":20}'
+V1_MADE = (
+    b'{"decision_id":"D-1","kind":"fulfilment","subject_id":"O-1","as_of":41,"model_hash":"aa",'
+    b'"schema_hash":"bb","libraries":{"xgboost":"3.2.0"},"weights":%s,"candidates":[{"option":'
+    b'{"site_id":"S-1"},"features":"AAAAAA==","lineage":{"orders":40},"margin":-1.25,'
+    b'"probability":0.25,"cost_minor":500,"carbon_g":900,"objective":1136.1,"rejected":[]}],'
+    b'"chosen":0,"option":{"site_id":"S-1"},"probability":0.25,"confidence":0.75}' % V1_WEIGHTS
+)
+V1 = {
+    "decisions.DecisionRequested.v1": (
+        b'{"decision_id":"D-1","kind":"fulfilment","subject_id":"O-1","weights":%s,'
+        b'"requested_at":"2026-01-01T00:00:00Z"}' % V1_WEIGHTS,
+        DecisionRequested(
+            decision_id="D-1",
+            kind="fulfilment",
+            subject_id="O-1",
+            weights=Weights(cost=1.5, risk_minor=3000, carbon_minor_per_kg=20),
+            priority=5,
+            deadline=None,
+            redecides=None,
+            requested_at=NOW,
+        ),
+    ),
+    "decisions.DecisionMade.v1": (
+        V1_MADE,
+        DecisionMade(
+            decision_id="D-1",
+            kind="fulfilment",
+            subject_id="O-1",
+            as_of=41,
+            role="champion",
+            model_hash="aa",
+            schema_hash="bb",
+            code="",
+            libraries={"xgboost": "3.2.0"},
+            weights=Weights(cost=1.5, risk_minor=3000, carbon_minor_per_kg=20),
+            candidates=(
+                Candidate(
+                    option={"site_id": "S-1"},
+                    features="AAAAAA==",
+                    lineage={"orders": 40},
+                    margin=-1.25,
+                    probability=0.25,
+                    risk=0.25,
+                    cost_minor=500,
+                    carbon_g=900,
+                    objective=1136.1,
+                    rejected=(),
+                ),
+            ),
+            chosen=0,
+            option={"site_id": "S-1"},
+            probability=0.25,
+            foretold=0.25,
+            risk=0.25,
+            confidence=0.75,
+            value_minor=None,
+            currency=None,
+        ),
+    ),
+    "decisions.DecisionOutcomeRecorded.v1": (
+        b'{"decision_id":"D-1","kind":"fulfilment","subject_id":"O-1","probability":0.25,'
+        b'"late":true,"followed":false,"known_at":"2026-01-01T00:00:00Z"}',
+        DecisionOutcomeRecorded(
+            decision_id="D-1",
+            kind="fulfilment",
+            subject_id="O-1",
+            model_hash=None,
+            probability=0.25,
+            foretold=0.25,
+            occurred=True,
+            followed=False,
+            cost_minor=None,
+            known_at=NOW,
+        ),
+    ),
+    "models.ModelDeployed.v1": (
+        b'{"model_hash":"aa","kind":"fulfilment","schema_hash":"bb","deployed_by":"ana",'
+        b'"deployed_at":"2026-01-01T00:00:00Z"}',
+        ModelDeployed(
+            model_hash="aa",
+            kind="fulfilment",
+            schema_hash="bb",
+            role="champion",
+            share=1.0,
+            deployed_by="ana",
+            deployed_at=NOW,
+        ),
+    ),
+}
+
+
+def test_every_upcaster_of_the_project_has_an_example() -> None:
+    assert V1.keys() == UPCASTERS.keys()
+
+
+@pytest.mark.parametrize("topic", V1)
+def test_what_the_first_release_wrote_reads_as_today(topic: str) -> None:
+    state, event = V1[topic]
+    assert catalogue.decode(topic, state) == event
+    assert catalogue.present(topic, state) == catalogue.encode(event)
+    assert catalogue.as_json(topic, state) == json.loads(catalogue.encode(event)[1])
+
+
+def test_a_request_of_the_first_release_without_weights_has_the_usual_ones_of_then() -> None:
+    topic = "decisions.DecisionRequested.v1"
+    state = V1[topic][0].replace(V1_WEIGHTS, b"{}")
+    event = catalogue.decode(topic, state)
+    assert isinstance(event, DecisionRequested)
+    assert event.weights == Weights(cost=1.0, risk_minor=2000, carbon_minor_per_kg=10)
+
+
 # a whole log of earlier events
 
 
@@ -429,16 +547,10 @@ class Seen:
     rewritten: int
 
 
-TIMES: Mapping[type[Event], set[str]] = {
-    OrderPlaced: {"order_id", "region", "placed_at"},
-    OrderDelivered: {"order_id", "site_id", "service_level", "late"},
-}
-
-
 async def features(app: Application) -> Any:
     """What a model would learn from: the running form of the feature tables."""
-    kinds = tuple(FEATURE_TABLES)
-    return await training_rows(await read_log(app.log, ORGANISATION, kinds, TIMES))
+    log_frames = await read_log(app.url, app.log, ORGANISATION, FULFILMENT)
+    return await training_rows(FULFILMENT, log_frames)
 
 
 @pytest.fixture(scope="module")
@@ -543,7 +655,7 @@ def test_the_live_stream_tells_the_same(seen: Seen, tmp_path: Path) -> None:
 
 def test_every_decision_replays(seen: Seen) -> None:
     async def again(app: Application) -> None:
-        found = await replay(app.log, app.artifacts, ORGANISATION)
+        found = await replay(app.url, app.log, app.artifacts, ORGANISATION)
         assert [one.decision_id for one in found] == ["d-0", "d-1", "d-2"]
         assert [(one.same, one.cause) for one in found] == [(True, "")] * 3
 
@@ -564,7 +676,7 @@ def test_a_replay_still_finds_what_was_changed_in_old_bytes(seen: Seen) -> None:
         connection.execute(change, (json.dumps(body).encode(), position))
 
     async def again(app: Application) -> None:
-        found = await replay(app.log, app.artifacts, ORGANISATION)
+        found = await replay(app.url, app.log, app.artifacts, ORGANISATION)
         assert [one.cause for one in found] == ["score", "", ""]
 
     try:
@@ -597,8 +709,12 @@ def test_the_bus_decides_on_old_events(seen: Seen) -> None:
         )
         with pytest.raises(Refused, match=r"order\.already_placed"):
             await app.bus.execute(again, context())
-        [made] = [one for one in seen.events if one.topic == catalogue.TOPICS[DecisionMade]][:1]
-        option = json.loads(made.state)["option"]
+        options = [
+            json.loads(one.state)["option"]
+            for one in seen.events
+            if one.topic == catalogue.TOPICS[DecisionMade]
+        ]
+        option = next(option for option in options if option)
         site = placed.lines[0].site_id or option["site_id"]
         allocate = AllocateOrder(order_id=order_id, site_id=site, allocated_at=NOW)
         assert (await app.bus.execute(allocate, context())).version == len(stored) + 1
@@ -613,12 +729,12 @@ def test_the_consumer_answers_old_requests_and_sees_old_deliveries(seen: Seen) -
     async def go_on(app: Application) -> None:
         await app.consumer.catch_up()
         await request(app, "d-later", (await open_orders(app, 4))[-1])
-        [made, *_] = [
+        answers = [
             catalogue.decode(one.topic, one.state)
             for one in await everything(app)
             if catalogue.type_of(one.topic) is DecisionMade
         ]
-        assert isinstance(made, DecisionMade)
+        [made, *_] = [one for one in answers if isinstance(one, DecisionMade) and one.option]
         order_id, option = made.subject_id, made.option
         allocate = AllocateOrder(order_id=order_id, **option, allocated_at=NOW)  # type: ignore[arg-type]
         await app.bus.execute(allocate, context())
@@ -634,9 +750,9 @@ def test_the_consumer_answers_old_requests_and_sees_old_deliveries(seen: Seen) -
     assert rewrite(seen.url) >= 2
     assert sorted(at(seen.url, answer)) == [
         "decisions.DecisionExplained.v1",
-        "decisions.DecisionMade.v1",
-        "decisions.DecisionOutcomeRecorded.v1",
+        "decisions.DecisionMade.v2",
+        "decisions.DecisionOutcomeRecorded.v2",
     ]
     assert at(seen.url, answer) == []
-    replayed = at(seen.url, lambda app: replay(app.log, app.artifacts, ORGANISATION))
+    replayed = at(seen.url, lambda app: replay(app.url, app.log, app.artifacts, ORGANISATION))
     assert {one.decision_id: one.same for one in replayed}["d-later"]

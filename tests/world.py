@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from uuid import UUID
+from unittest.mock import patch
+from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg import sql
 
 from chainlytics.application import Application, application
 from commands import Context
 from commands.bulk import Keyed, Sender, send_all
 from commands.sample_year import sample_year
 from domain.access import Role
-from domain.decisions import RequestDecision
+from domain.catalogue import TOPICS, decode
+from domain.decisions import DecisionMade, RequestDecision
 from domain.models import ApproveModel, DeployModel
 from eventstore import prepare_database
+from ml.fulfilment import FULFILMENT
 from ml.models import Trained, train
 
 ORGANISATION = UUID("00000000-0000-0000-0000-0000000000aa")
@@ -26,6 +33,21 @@ def context(actor: str = "tester", organisation_id: UUID = ORGANISATION) -> Cont
     return Context(
         organisation_id=organisation_id, actor=actor, roles=frozenset({Role.ADMIN, Role.SERVICE})
     )
+
+
+@contextmanager
+def copied(url: str) -> Iterator[str]:
+    """A copy of a database that nobody is connected to, thrown away afterwards."""
+    parts = urlsplit(url)
+    name = f"copy_{uuid4().hex[:12]}"
+    server = urlunsplit(parts._replace(path="/postgres"))
+    with psycopg.connect(server, autocommit=True) as connection:
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        connection.execute(create.format(sql.Identifier(name), sql.Identifier(parts.path[1:])))
+    yield urlunsplit(parts._replace(path=f"/{name}"))
+    with psycopg.connect(server, autocommit=True) as connection:
+        drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
+        connection.execute(drop.format(sql.Identifier(name)))
 
 
 @asynccontextmanager
@@ -58,12 +80,26 @@ async def a_year(app: Application, orders: int = 1200) -> None:
 
 async def deployed_model(app: Application) -> Trained:
     """Train on what the log holds, approve by a second person, deploy."""
-    trained = await train(app.log, app.artifacts, ORGANISATION, NOW)
+    trained = await train(app.url, app.log, app.artifacts, ORGANISATION, FULFILMENT, NOW)
     model_hash = trained.registration.model_hash
     await app.bus.execute(trained.registration, context("planner"))
-    await app.bus.execute(ApproveModel(model_hash=model_hash, approved_at=NOW), context("boss"))
+    await app.bus.execute(
+        ApproveModel(model_hash=model_hash, accept_worse=True, approved_at=NOW), context("boss")
+    )
     await app.bus.execute(DeployModel(model_hash=model_hash, deployed_at=NOW), context("planner"))
     return trained
+
+
+async def another_model(app: Application, depth: int = 2) -> str:
+    """A model of other trees from the same log, approved and without a role."""
+    with patch.dict("ml.models.PARAMETERS", max_depth=depth):
+        trained = await train(app.url, app.log, app.artifacts, ORGANISATION, FULFILMENT, NOW)
+    model_hash = trained.registration.model_hash
+    await app.bus.execute(trained.registration, context("planner"))
+    await app.bus.execute(
+        ApproveModel(model_hash=model_hash, accept_worse=True, approved_at=NOW), context("boss")
+    )
+    return model_hash
 
 
 async def open_orders(app: Application, limit: int = 20) -> list[str]:
@@ -78,6 +114,25 @@ async def open_orders(app: Application, limit: int = 20) -> list[str]:
             )
         ).fetchall()
     return [order_id for (order_id,) in rows]
+
+
+async def decidable_orders(url: str) -> list[str]:
+    """Orders for which more than one option is allowed, found out on a copy of the database."""
+    with copied(url) as copy:
+        async with company(copy) as app:
+            for order_id in await open_orders(app, 40):
+                await request(app, f"probe-{order_id}", order_id)
+            await app.consumer.catch_up()
+            events = await app.log.after(0, 10**6)
+    made = [
+        event
+        for one in events
+        if one.topic == TOPICS[DecisionMade]
+        and isinstance(event := decode(one.topic, one.state), DecisionMade)
+    ]
+    return [
+        event.subject_id for event in made if sum(not one.rejected for one in event.candidates) > 1
+    ]
 
 
 async def request(app: Application, decision_id: str, order_id: str) -> None:

@@ -11,7 +11,17 @@ import typer
 from pydantic import ValidationError
 
 from chainlytics import __version__
-from chainlytics.cli import data, database, decisions, demo, events, models, projections, server
+from chainlytics.cli import (
+    data,
+    database,
+    decisions,
+    demo,
+    events,
+    models,
+    policies,
+    projections,
+    server,
+)
 from chainlytics.cli.console import CliError, complain
 from chainlytics.memory import calm_collector
 from chainlytics.settings import Settings
@@ -55,6 +65,7 @@ app.add_typer(database.app, name="db")
 app.add_typer(projections.app, name="projections")
 app.add_typer(models.app, name="models")
 app.add_typer(decisions.app, name="decisions")
+app.add_typer(policies.app, name="policies")
 app.add_typer(events.app, name="events")
 
 

@@ -124,9 +124,14 @@ def rows(title: str, found: Sequence[BaseModel], json: bool, columns: Sequence[s
 
 
 def _short(value: object) -> object:
-    """A moment to the second, a long hash by its start: as much as a person compares."""
+    """A moment to the second, a number to four digits, a long hash by its start: as much as a
+    person compares."""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return value[:12] if isinstance(value, str) and _HASH.match(value) else value
 
 

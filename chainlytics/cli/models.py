@@ -1,14 +1,17 @@
-"""Models: train from the log, approve, deploy."""
+"""Models: train from the log, read, approve, and what is known of those in service."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 import typer
 
 from chainlytics.application import Application
+from chainlytics.cli import deployments
+from chainlytics.cli.acting import Actor, AnyKind, KindOption, context, kind_of, reading
 from chainlytics.cli.console import (
     CliError,
     Json,
@@ -18,41 +21,52 @@ from chainlytics.cli.console import (
     emit,
     rows,
     run,
-    table,
 )
-from chainlytics.settings import Settings, operator
-from commands import Context
-from domain.access import Role
+from chainlytics.cli.measure import measure
+from chainlytics.cli.model_views import show_model, show_training
+from chainlytics.settings import Settings
 from domain.errors import Refused
-from domain.models import ApproveModel, DeployModel, Metrics
-from domain.values import Command
-from eventstore import Receipt
+from ml.catalogue import KINDS
+from ml.kind import Kind
+from ml.model_card import card, story_of
 from ml.models import NotEnoughHistory, Trained, train
 from readmodels.database import ReadModels
-from readmodels.models import ModelSummary
+from readmodels.models import (
+    Deployment,
+    LiveModel,
+    ModelAlert,
+    ModelDetail,
+    ModelSummary,
+    get_model,
+    live_models,
+    model_alerts,
+    model_deployments,
+)
 from readmodels.models import list_models as list_page
 from readmodels.page import MAX_LIMIT
+from readmodels.past import NotAMoment, NotInThePast, Past, moment_of
 
-app = typer.Typer(no_args_is_help=True, help="Models: train, list, approve, deploy.")
-Actor = Annotated[str | None, typer.Option("--actor", help="Who does it; you by default.")]
+T = TypeVar("T")
 
-
-def context(settings: Settings, actor: str | None) -> Context:
-    """The context of a command that a person sends from the command line."""
-    return Context(
-        organisation_id=settings.organisation_id,
-        actor=actor or operator(),
-        roles=frozenset({Role.ADMIN}),
-    )
+app = typer.Typer(
+    no_args_is_help=True, help="Models: train, list, read, approve, deploy, withdraw, stop."
+)
+app.command()(measure)
 
 
 async def train_and_register(
-    app: Application, settings: Settings, actor: str | None, *, quiet: bool
+    app: Application, settings: Settings, kind: Kind, actor: str | None, *, quiet: bool
 ) -> Trained:
     """Train on the organisation's log and propose the model; one known already is left as it is."""
     with bar("reading the log", quiet=quiet) as update:
         trained = await train(
-            app.log, app.artifacts, settings.organisation_id, datetime.now(UTC), update
+            app.url,
+            app.log,
+            app.artifacts,
+            settings.organisation_id,
+            kind,
+            datetime.now(UTC),
+            update,
         )
     try:
         await app.bus.execute(trained.registration, context(settings, actor))
@@ -62,36 +76,18 @@ async def train_and_register(
     return trained
 
 
-def show_training(trained: Trained) -> None:
-    """Print how well a model does beside its baseline."""
-    model = trained.registration
-    better = {"auc": "higher is better", "log_loss": "lower is better", "brier": "lower is better"}
-    rows = [
-        (
-            name,
-            better.get(name),
-            *(getattr(metrics, name) for metrics in (model.metrics, model.baseline)),
-        )
-        for name in Metrics.model_fields
-    ]
-    table(
-        f"Model {model.model_hash[:12]} on the orders after {model.training.split_at:%Y-%m-%d}",
-        ("", "", "model", "baseline (late share of the lane)"),
-        rows,
-    )
-    if model.metrics.log_loss >= model.baseline.log_loss:
-        console.print(
-            "[yellow]Its probabilities fit no better than the baseline's: think before it is "
-            "approved.[/] More history, or what the log does not hold yet, may help."
-        )
-
-
 @app.command("train")
-def train_model(organisation: Organisation = None, actor: Actor = None, json: Json = False) -> None:
-    """Train a fulfilment model from the log, judge it by later orders, propose it."""
+def train_model(
+    kind: KindOption = "fulfilment",
+    organisation: Organisation = None,
+    actor: Actor = None,
+    json: Json = False,
+) -> None:
+    """Train a model from the log, judge it by later cases, propose it."""
+    declared = kind_of(kind)
 
     async def work(app: Application, settings: Settings) -> Trained:
-        return await train_and_register(app, settings, actor, quiet=json)
+        return await train_and_register(app, settings, declared, actor, quiet=json)
 
     try:
         trained = run(work, organisation)
@@ -108,78 +104,135 @@ def train_model(organisation: Organisation = None, actor: Actor = None, json: Js
     typer.echo(f"  chainlytics models deploy {name}{rest}")
 
 
-@app.command()
-def approve(
-    model_hash: str, organisation: Organisation = None, actor: Actor = None, json: Json = False
-) -> None:
-    """Approve a model that somebody else registered."""
-    now = datetime.now(UTC)
-    _send(
-        lambda full: ApproveModel(model_hash=full, approved_at=now),
-        model_hash,
-        organisation,
-        actor,
-        json,
-    )
-
-
-@app.command()
-def deploy(
-    model_hash: str, organisation: Organisation = None, actor: Actor = None, json: Json = False
-) -> None:
-    """Make an approved model the champion of its kind."""
-    now = datetime.now(UTC)
-    _send(
-        lambda full: DeployModel(model_hash=full, deployed_at=now),
-        model_hash,
-        organisation,
-        actor,
-        json,
-    )
-
-
 @app.command("list")
-def list_models(organisation: Organisation = None, json: Json = False) -> None:
-    """List models, newest first."""
-
-    async def work(app: Application, settings: Settings) -> list[ModelSummary]:
-        await app.projector.prepare()
-        await app.projector.catch_up()
-        page = await list_page(ReadModels(app.log, settings.organisation_id), limit=MAX_LIMIT)
-        return list(page.items)
-
-    columns = ("model_hash", "kind", "stage", "champion", "registered_by", "registered_at")
-    rows("Models", run(work, organisation), json, columns)
-
-
-def _send(
-    command: Callable[[str], Command],
-    model_hash: str,
-    organisation: str | None,
-    actor: str | None,
-    json: bool,
+def list_models(
+    kind: AnyKind = None, organisation: Organisation = None, json: Json = False
 ) -> None:
-    async def work(app: Application, settings: Settings) -> Receipt:
-        full = await _full_hash(app, settings, model_hash)
-        return await app.bus.execute(command(full), context(settings, actor))
+    """List models, newest first, with the roles that they have now."""
 
-    receipt = run(work, organisation)
+    async def ask(read: ReadModels) -> list[ModelSummary]:
+        return list((await list_page(read, kind=kind, limit=MAX_LIMIT)).items)
+
+    columns = ("model_hash", "kind", "stage", "roles", "registered_by", "registered_at")
+    found = _asked(ask, organisation)
+    rows("Models", found, json, columns)
+
+
+@app.command()
+def show(model_hash: str, organisation: Organisation = None, json: Json = False) -> None:
+    """Show a model: where it stands, what it learned from, how well it does."""
+
+    async def work(app: Application, settings: Settings) -> ModelDetail:
+        full = await deployments.full_hash(app, settings, model_hash)
+        found = await get_model(ReadModels(app.log, settings.organisation_id), full)
+        assert found is not None
+        return found
+
+    found = run(work, organisation)
     if json:
-        emit(receipt._asdict())
+        emit(found)
     else:
-        name = receipt.stream.partition("/")[2][:12]
-        console.print(f"done: model {name} at log position {receipt.position}")
+        show_model(found)
 
 
-async def _full_hash(app: Application, settings: Settings, start: str) -> str:
-    """The only model whose hash starts so."""
-    await app.projector.prepare()
-    await app.projector.catch_up()
-    page = await list_page(ReadModels(app.log, settings.organisation_id), limit=MAX_LIMIT)
-    found = [model.model_hash for model in page.items if model.model_hash.startswith(start)]
-    if len(found) != 1:
-        raise CliError(
-            f"model {start!r}: {len(found)} models of organisation {settings.organisation!r} "
-            "have a hash that starts so (chainlytics models list)"
-        )
-    return found[0]
+@app.command("card")
+def show_card(
+    model_hash: str,
+    output: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write it to this file.")
+    ] = None,
+    organisation: Organisation = None,
+    json: Json = False,
+) -> None:
+    """Print a model's card (Markdown): its use, what it learned from, how it does, its limits."""
+
+    async def work(app: Application, settings: Settings) -> str:
+        full = await deployments.full_hash(app, settings, model_hash)
+        story = await story_of(ReadModels(app.log, settings.organisation_id), full)
+        assert story is not None
+        return card(story, KINDS.get(story.model.kind))
+
+    text = run(work, organisation)
+    if output is not None:
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise CliError(f"{output}: {error.strerror}") from error
+    if json:
+        emit({"card": text})
+    elif output is None:
+        typer.echo(text, nl=False)
+    else:
+        console.print(f"written: {output}", markup=False)
+
+
+@app.command()
+def live(
+    kind: AnyKind = None,
+    at: Annotated[
+        str | None,
+        typer.Option(help="At this log position, or time (2026-03-31T23:59:59Z); now if left out."),
+    ] = None,
+    organisation: Organisation = None,
+    json: Json = False,
+) -> None:
+    """Show which model has which role, now or at any time."""
+
+    async def work(app: Application, settings: Settings) -> list[LiveModel]:
+        read = await reading(app, settings)
+        if at is not None:
+            past = Past(app.log, app.url)
+            moment = await past.at(moment_of(at, "--at"))
+            read = ReadModels(app.log, settings.organisation_id, past, moment)
+        return list((await live_models(read, kind=kind, limit=MAX_LIMIT)).items)
+
+    try:
+        found = run(work, organisation)
+    except (NotAMoment, NotInThePast) as error:
+        raise CliError(str(error)) from error
+    columns = ("kind", "role", "model_hash", "share", "since", "since_position", "stopped")
+    rows("Models in their roles", found, json, columns)
+
+
+@app.command()
+def alerts(
+    every: Annotated[bool, typer.Option("--all", help="Those that are cleared too.")] = False,
+    kind: AnyKind = None,
+    organisation: Organisation = None,
+    json: Json = False,
+) -> None:
+    """List alerts: figures of models that are past their thresholds."""
+
+    async def ask(read: ReadModels) -> list[ModelAlert]:
+        is_open = None if every else True
+        return list((await model_alerts(read, is_open=is_open, kind=kind, limit=MAX_LIMIT)).items)
+
+    columns = ("model_hash", "kind", "measure", "feature", "open", "value", "threshold")
+    found = _asked(ask, organisation)
+    rows("Alerts", found, json, (*columns, "sentence", "raised_at"))
+
+
+@app.command()
+def history(
+    kind: AnyKind = None,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT)] = 50,
+    organisation: Organisation = None,
+    json: Json = False,
+) -> None:
+    """List deployments, rollbacks, withdrawals and retirements, newest first."""
+
+    async def ask(read: ReadModels) -> list[Deployment]:
+        return list((await model_deployments(read, kind=kind, limit=limit)).items)
+
+    found = _asked(ask, organisation)
+    rows("Changes of roles", found, json)
+
+
+deployments.add_to(app)
+
+
+def _asked(ask: Callable[[ReadModels], Awaitable[list[T]]], organisation: str | None) -> list[T]:
+    async def work(app: Application, settings: Settings) -> list[T]:
+        return await ask(await reading(app, settings))
+
+    return run(work, organisation)

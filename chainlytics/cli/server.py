@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from threading import Thread
 from typing import Annotated
+from uuid import UUID
 
 import structlog
 import typer
@@ -28,7 +29,8 @@ from chainlytics.cli.console import CliError, Organisation, console
 from chainlytics.settings import Settings, operator, organisation_id
 from domain.access import Role
 from eventstore.subscription import Bell
-from ml.replay import replay
+from ml.hypotheses import Hypotheses
+from ml.replay import Replayed, replay
 from readmodels.past import Past
 from readmodels.positions import Positions
 
@@ -106,6 +108,15 @@ def build_api(settings: Settings, url: str) -> FastAPI:
             Bell(url) as news,
         ):
             await parts.projector.create()
+            turn = asyncio.Lock()
+
+            async def replay_one(organisation: UUID, decision_id: str) -> list[Replayed]:
+                # It reads the log up to the decision: auditors wait for each other, nobody else.
+                async with turn:
+                    return await replay(
+                        url, parts.log, parts.artifacts, organisation, [decision_id]
+                    )
+
             yield Dependencies(
                 bus=parts.bus,
                 log=parts.log,
@@ -113,9 +124,8 @@ def build_api(settings: Settings, url: str) -> FastAPI:
                 positions=positions,
                 past=Past(parts.log, url),
                 news=news,
-                replay=lambda organisation, decision_id: replay(
-                    parts.log, parts.artifacts, organisation, [decision_id]
-                ),
+                replay=replay_one,
+                hypotheses=Hypotheses(parts.artifacts),
             )
 
     return create_app(open_parts, version=__version__)
@@ -193,7 +203,7 @@ def _workers_in_thread(url: str) -> Iterator[None]:
             try:
                 await run_workers(url, projector=True, consumer=True, remember=remember)
             except Exception as error:
-                _log.error("workers start again", error=str(error))
+                _log.error("workers start again", error=str(error), exc_info=True)
                 await asyncio.sleep(2)
 
     task = loop.create_task(work())

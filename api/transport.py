@@ -1,0 +1,99 @@
+"""Vehicles and routes over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+
+from api.commands import Post, mount
+from api.dependencies import Cursor, Limit, NotFound, reading, tagged
+from api.errors import documented
+from domain.transport import AllowRoute, ForbidRoute, RegisterVehicle, RetireVehicle
+from domain.values import Id
+from readmodels import transport
+from readmodels.database import ReadModels
+from readmodels.page import Page
+from readmodels.transport import Route, Vehicle
+
+router = APIRouter(tags=["transport"])
+
+mount(
+    router,
+    (
+        Post(
+            "/vehicles",
+            RegisterVehicle,
+            "Register a vehicle",
+            now=("registered_at",),
+            status=201,
+            example={
+                "vehicle_id": "V-BER-TRUCK",
+                "site_id": "S-BER",
+                "mode": "truck",
+                "service_levels": ["standard"],
+                "max_weight_g": 500_000,
+                "daily_capacity": 120,
+                "cost_minor": -80,
+                "carbon_g": -120,
+            },
+        ),
+        Post(
+            "/vehicles/{vehicle_id}/retire",
+            RetireVehicle,
+            "Take a vehicle out of use",
+            now=("retired_at",),
+            example={"reason": "sold"},
+        ),
+        Post(
+            "/routes/forbid",
+            ForbidRoute,
+            "Forbid a site to send orders to a region",
+            now=("forbidden_at",),
+            example={"site_id": "S-BER", "region": "DK", "reason": "no licensed carrier"},
+        ),
+        Post(
+            "/routes/allow",
+            AllowRoute,
+            "Allow a forbidden route again",
+            now=("allowed_at",),
+            example={"site_id": "S-BER", "region": "DK"},
+        ),
+    ),
+)
+
+
+@router.get("/vehicles", summary="List vehicles", responses=documented())
+async def list_vehicles(
+    read: Annotated[ReadModels, reading("vehicles.list", "vehicle_list")],
+    site_id: Annotated[Id | None, Query()] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[Vehicle]:
+    """Vehicles by id, retired ones too."""
+    return await transport.list_vehicles(read, site_id=site_id, cursor=cursor, limit=limit)
+
+
+@router.get("/vehicles/{vehicle_id}", summary="Get a vehicle", responses=documented(404))
+async def get_vehicle(
+    vehicle_id: Annotated[Id, Path()],
+    response: Response,
+    read: Annotated[ReadModels, reading("vehicles.get", "vehicle_list")],
+) -> Vehicle:
+    """A vehicle and the service levels that it is for."""
+    found = await transport.get_vehicle(read, vehicle_id)
+    if found is None:
+        raise NotFound("vehicle", vehicle_id)
+    tagged(response, found.last_position)
+    return found
+
+
+@router.get("/routes", summary="List routes", responses=documented())
+async def list_routes(
+    read: Annotated[ReadModels, reading("routes.list", "route_list")],
+    site_id: Annotated[Id | None, Query()] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[Route]:
+    """Routes that are or were forbidden, by site and region; every other one is legal."""
+    return await transport.list_routes(read, site_id=site_id, cursor=cursor, limit=limit)

@@ -1,0 +1,554 @@
+"""Transport: vehicles come and go, routes are legal until forbidden, orders name their vehicle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import psycopg
+import pytest
+from hypothesis import given as examples
+from hypothesis import strategies as st
+from psycopg_pool import AsyncConnectionPool
+
+from commands import HANDLERS, Bus, Context
+from domain.access import Role
+from domain.errors import Refused
+from domain.inventory import CloseSite, OpenSite, ServiceLevel, Site, SiteClosed, SiteOpened
+from domain.orders import (
+    AllocateOrder,
+    DeliverOrder,
+    LineSite,
+    OrderAllocated,
+    OrderDelivered,
+    OrderLine,
+    OrderPlaced,
+    OrderShipped,
+    PlaceOrder,
+    ShipOrder,
+)
+from domain.transport import (
+    ROUTES,
+    AllowRoute,
+    ForbidRoute,
+    RegisterVehicle,
+    RetireVehicle,
+    RouteAllowed,
+    RouteForbidden,
+    VehicleRegistered,
+    VehicleRetired,
+)
+from domain.values import Command, Event
+from eventstore import Log, Writer, prepare_database
+from eventstore.streams import Streams
+from projections.projector import Projector
+from projections.transport import TABLES
+from readmodels import transport
+from readmodels.database import ReadModels
+from tests.serving import Served, accepted, assert_problem, found, order, serving_here
+from tests.spec import given, problems
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+REGISTER = RegisterVehicle(
+    vehicle_id="V-1",
+    site_id="S-1",
+    mode="truck",
+    service_levels=("standard", "economy"),
+    max_weight_g=500_000,
+    daily_capacity=120,
+    cost_minor=-80,
+    carbon_g=-120,
+    registered_at=NOON,
+)
+RETIRE = RetireVehicle(vehicle_id="V-1", reason="sold", retired_at=NOON)
+FORBID = ForbidRoute(site_id="S-1", region="DK", reason="customs", forbidden_at=NOON)
+ALLOW = AllowRoute(site_id="S-1", region="DK", allowed_at=NOON + HOUR)
+ALLOCATE = AllocateOrder(
+    order_id="O-1", site_id="S-1", service_level="standard", vehicle_id="V-1", allocated_at=NOON
+)
+
+opened = SiteOpened(
+    site_id="S-1",
+    name=None,
+    region=None,
+    service_levels=tuple(ServiceLevel(code=code) for code in ("economy", "standard", "express")),
+    daily_capacity=None,
+    opened_at=None,
+)
+closed = SiteClosed(site_id="S-1", reason="moved", closed_at=None)
+registered = VehicleRegistered(
+    vehicle_id="V-1",
+    site_id="S-1",
+    mode="truck",
+    service_levels=("standard", "economy"),
+    max_weight_g=500_000,
+    daily_capacity=120,
+    cost_minor=-80,
+    carbon_g=-120,
+    registered_at=NOON,
+)
+retired = VehicleRetired(vehicle_id="V-1", site_id="S-1", reason="sold", retired_at=NOON)
+forbidden = RouteForbidden(site_id="S-1", region="DK", reason="customs", forbidden_at=NOON)
+allowed = RouteAllowed(site_id="S-1", region="DK", allowed_at=NOON + HOUR)
+placed = OrderPlaced(
+    order_id="O-1",
+    customer_id="C-1",
+    currency="EUR",
+    lines=(OrderLine(line_no=1, sku="A", quantity=Decimal(1), unit_price_minor=100),),
+    lines_known=True,
+    units=Decimal(1),
+    goods_minor=100,
+    freight_minor=0,
+    weight_g=None,
+    region="SP",
+    placed_at=NOON,
+    promised_at=NOON,
+)
+allocated = OrderAllocated(
+    order_id="O-1",
+    site_id="S-1",
+    service_level="standard",
+    line_sites=(LineSite(line_no=1, site_id="S-1"),),
+    decision_id=None,
+    region="SP",
+    allocated_at=NOON,
+    vehicle_id="V-1",
+)
+shipped = OrderShipped(
+    order_id="O-1",
+    site_id="S-1",
+    service_level="standard",
+    region="SP",
+    carrier=None,
+    shipped_at=NOON,
+    handling_s=0,
+    out_of_order=False,
+    vehicle_id="V-1",
+)
+delivered = OrderDelivered(
+    order_id="O-1",
+    site_id="S-1",
+    service_level="standard",
+    region="SP",
+    currency="EUR",
+    placed_at=NOON,
+    promised_at=NOON,
+    delivered_at=NOON,
+    late=False,
+    transit_s=0,
+    out_of_order=False,
+    vehicle_id="V-1",
+)
+
+
+def changed(message: Any, **fields: Any) -> Any:
+    return message.model_copy(update=fields)
+
+
+# vehicles
+
+
+def test_a_vehicle_is_registered() -> None:
+    given().reading(opened).when(REGISTER).then(registered)
+
+
+@pytest.mark.parametrize("history", [[registered], [registered, retired]])
+def test_a_vehicle_is_registered_once(history: list[Event]) -> None:
+    again = changed(REGISTER, site_id="S-2")
+    given(*history).reading(opened).when(again).refused(
+        "vehicle.already_registered", vehicle_id="V-1", site_id="S-1"
+    )
+
+
+def test_a_vehicle_needs_a_site() -> None:
+    given().when(REGISTER).refused("site.unknown", site_id="S-1")
+
+
+def test_a_closed_site_gets_no_vehicle() -> None:
+    given().reading(opened, closed).when(REGISTER).refused("site.closed", site_id="S-1")
+
+
+def test_a_vehicle_serves_levels_that_its_site_offers() -> None:
+    given().reading(opened).when(changed(REGISTER, service_levels=("standard", "drone"))).refused(
+        "site.service_level_not_offered",
+        service_level="drone",
+        offered="economy, express, standard",
+    )
+
+
+def test_a_vehicle_is_retired_and_remembers_its_site() -> None:
+    given(registered).when(RETIRE).then(retired)
+
+
+def test_a_vehicle_that_was_never_registered_is_not_retired() -> None:
+    given().when(RETIRE).refused("vehicle.unknown", vehicle_id="V-1")
+
+
+def test_a_vehicle_is_retired_once() -> None:
+    given(registered, retired).when(RETIRE).refused("vehicle.retired", vehicle_id="V-1")
+
+
+# routes
+
+
+@pytest.mark.parametrize("history", [[], [forbidden, allowed]])
+def test_a_legal_route_is_forbidden(history: list[Event]) -> None:
+    given(*history).reading(opened).when(FORBID).then(forbidden)
+
+
+def test_a_closed_site_may_be_forbidden_a_route() -> None:
+    given().reading(opened, closed).when(FORBID).then(forbidden)
+
+
+def test_a_route_is_forbidden_once() -> None:
+    given(forbidden).reading(opened).when(FORBID).refused(
+        "route.already_forbidden", site_id="S-1", region="DK"
+    )
+
+
+def test_a_forbidden_route_is_allowed_again() -> None:
+    given(forbidden).reading(opened).when(ALLOW).then(allowed)
+
+
+@pytest.mark.parametrize("history", [[], [forbidden, allowed]])
+def test_a_legal_route_needs_no_permission(history: list[Event]) -> None:
+    given(*history).reading(opened).when(ALLOW).refused(
+        "route.not_forbidden", site_id="S-1", region="DK"
+    )
+
+
+@pytest.mark.parametrize("command", [FORBID, ALLOW])
+def test_a_route_begins_at_a_site(command: Command) -> None:
+    given().when(command).refused("site.unknown", site_id="S-1")
+
+
+@examples(st.lists(st.sampled_from([FORBID, ALLOW]), max_size=20))
+def test_a_route_is_forbidden_and_allowed_in_turns(commands: list[Command]) -> None:
+    route, expected = ROUTES.initial, False
+    site = Site(site_id="S-1", is_open=True)
+    for command in commands:
+        wish = isinstance(command, ForbidRoute)
+        try:
+            events = HANDLERS[type(command)].decide(command, "ana", route, site)
+        except Refused:
+            assert wish == expected
+            continue
+        assert wish != expected
+        route, expected = ROUTES.fold(events, route), wish
+        assert route.is_forbidden == expected
+
+
+# orders and their vehicle
+
+
+def test_an_order_is_allocated_to_a_vehicle() -> None:
+    given(placed).reading(opened, registered).when(ALLOCATE).then(allocated)
+
+
+def test_an_order_may_do_without_a_vehicle() -> None:
+    given(placed, allocated).reading(opened).when(changed(ALLOCATE, vehicle_id=None)).then(
+        changed(allocated, vehicle_id=None)
+    )
+
+
+def test_shipment_and_delivery_name_the_vehicle() -> None:
+    given(placed, allocated).when(ShipOrder(order_id="O-1", shipped_at=NOON)).then(shipped)
+    given(placed, allocated, shipped).when(DeliverOrder(order_id="O-1", delivered_at=NOON)).then(
+        delivered
+    )
+
+
+def test_the_last_allocation_says_which_vehicle() -> None:
+    without = changed(allocated, vehicle_id=None)
+    given(placed, allocated, without).when(ShipOrder(order_id="O-1", shipped_at=NOON)).then(
+        changed(shipped, vehicle_id=None)
+    )
+
+
+def test_an_allocation_needs_a_known_vehicle() -> None:
+    given(placed).reading(opened).when(ALLOCATE).refused("vehicle.unknown", vehicle_id="V-1")
+
+
+def test_a_retired_vehicle_takes_no_order() -> None:
+    given(placed).reading(opened, registered, retired).when(ALLOCATE).refused(
+        "vehicle.retired", vehicle_id="V-1"
+    )
+
+
+def test_a_vehicle_of_another_site_takes_no_order() -> None:
+    elsewhere = changed(registered, site_id="S-2")
+    given(placed).reading(opened, elsewhere).when(ALLOCATE).refused(
+        "vehicle.at_another_site", vehicle_id="V-1", site_id="S-2", asked="S-1"
+    )
+
+
+def test_a_vehicle_takes_orders_of_its_service_levels() -> None:
+    given(placed).reading(opened, registered).when(
+        changed(ALLOCATE, service_level="express")
+    ).refused(
+        "vehicle.does_not_serve",
+        vehicle_id="V-1",
+        service_level="express",
+        serves="economy, standard",
+    )
+
+
+def test_the_site_is_looked_at_before_the_vehicle() -> None:
+    given(placed).reading(opened, closed).when(ALLOCATE).refused("site.closed", site_id="S-1")
+
+
+# what a command may hold
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "field", "rule"),
+    [
+        (RegisterVehicle, {"service_levels": []}, "service_levels", "at least 1 item"),
+        (RegisterVehicle, {"service_levels": ["a", "a"]}, "service_levels", "must be unique"),
+        (RegisterVehicle, {"service_levels": ["a b"]}, "service_levels.0", "match pattern"),
+        (RegisterVehicle, {"mode": "zeppelin"}, "mode", "Input should be"),
+        (RegisterVehicle, {"max_weight_g": 0}, "max_weight_g", "greater than 0"),
+        (RegisterVehicle, {"daily_capacity": 0}, "daily_capacity", "greater than 0"),
+        (RegisterVehicle, {"cost_minor": -(10**12) - 1}, "cost_minor", "greater than or equal"),
+        (RegisterVehicle, {"cost_minor": 10**12 + 1}, "cost_minor", "less than or equal"),
+        (RegisterVehicle, {"carbon_g": -(10**9) - 1}, "carbon_g", "greater than or equal"),
+        (RegisterVehicle, {"carbon_g": 10**9 + 1}, "carbon_g", "less than or equal"),
+        (RegisterVehicle, {"vehicle_id": "a/b"}, "vehicle_id", "match pattern"),
+        (RetireVehicle, {"reason": ""}, "reason", "at least 1 character"),
+        (ForbidRoute, {"region": "D K"}, "region", "match pattern"),
+        (AllowRoute, {"region": ""}, "region", "match pattern"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_rule(
+    kind: type[Command], fields: dict[str, Any], field: str, rule: str
+) -> None:
+    [sound] = [one for one in (REGISTER, RETIRE, FORBID, ALLOW) if isinstance(one, kind)]
+    told = problems(kind, **sound.model_dump() | fields)
+    assert field in told
+    assert rule in told
+
+
+# through the bus, into the tables
+
+
+ORGANISATION = UUID("00000000-0000-0000-0000-0000000000ab")
+SENT: tuple[Command, ...] = (
+    OpenSite(
+        site_id="S-1",
+        service_levels=(ServiceLevel(code="standard"), ServiceLevel(code="economy")),
+        opened_at=NOON,
+    ),
+    OpenSite(site_id="S-2", opened_at=NOON),
+    REGISTER,
+    RegisterVehicle(
+        vehicle_id="V-2",
+        site_id="S-2",
+        mode="van",
+        service_levels=("standard",),
+        registered_at=None,
+    ),
+    RegisterVehicle(
+        vehicle_id="V-3",
+        site_id="S-1",
+        mode="van",
+        service_levels=("standard",),
+        registered_at=NOON,
+    ),
+    FORBID,
+    changed(FORBID, region="PL"),
+    changed(FORBID, site_id="S-2"),
+    ALLOW,
+    changed(RETIRE, vehicle_id="V-3"),
+    PlaceOrder(
+        order_id="O-1",
+        customer_id="C-1",
+        currency="EUR",
+        lines=placed.lines,
+        placed_at=NOON,
+        promised_at=NOON,
+    ),
+    ALLOCATE,
+    ShipOrder(order_id="O-1", shipped_at=NOON),
+    CloseSite(site_id="S-2", reason="moved", closed_at=NOON),
+    changed(RETIRE, vehicle_id="V-2", retired_at=None),
+)
+
+
+def ana() -> Context:
+    return Context(organisation_id=ORGANISATION, actor="ana", roles=frozenset({Role.SERVICE}))
+
+
+def test_what_is_sent_stands_in_the_tables(database: str) -> None:
+    async def run() -> None:
+        async with (
+            AsyncConnectionPool(database, open=False) as pool,
+            Streams(database) as streams,
+            Writer(database) as writer,
+        ):
+            bus = Bus(Log(pool), streams, writer, HANDLERS)
+            for command in SENT:
+                await bus.execute(command, ana())
+            for command, code in (
+                (REGISTER, "vehicle.already_registered"),
+                (changed(RETIRE, vehicle_id="V-3"), "vehicle.retired"),
+                (changed(FORBID, region="PL"), "route.already_forbidden"),
+                (ALLOW, "route.not_forbidden"),
+            ):
+                with pytest.raises(Refused) as refusal:
+                    await bus.execute(command, ana())
+                assert refusal.value.code == code
+            projector = Projector(database, TABLES)
+            await projector.prepare()
+            await projector.catch_up()
+            await check(ReadModels(Log(pool), ORGANISATION))
+            assert (await transport.list_vehicles(ReadModels(Log(pool), uuid4()))).items == ()
+
+    async def check(read: ReadModels) -> None:
+        truck = await transport.get_vehicle(read, "V-1")
+        assert truck is not None
+        assert truck.model_dump(exclude={"last_position"}) == REGISTER.model_dump() | {
+            "service_levels": ["standard", "economy"],
+            "retired": False,
+            "retired_at": None,
+            "retire_reason": None,
+        }
+        vehicles = await transport.list_vehicles(read)
+        assert [(one.vehicle_id, one.site_id, one.retired) for one in vehicles.items] == [
+            ("V-1", "S-1", False),
+            ("V-2", "S-2", True),
+            ("V-3", "S-1", True),
+        ]
+        assert (vehicles.items[2].retired_at, vehicles.items[2].retire_reason) == (NOON, "sold")
+        assert vehicles.items[1].retired_at is None
+        first = await transport.list_vehicles(read, site_id="S-1", limit=1)
+        rest = await transport.list_vehicles(read, site_id="S-1", cursor=first.next_cursor)
+        assert [one.vehicle_id for one in (*first.items, *rest.items)] == ["V-1", "V-3"]
+        routes = await transport.list_routes(read)
+        assert [(one.site_id, one.region, one.forbidden) for one in routes.items] == [
+            ("S-1", "DK", False),
+            ("S-1", "PL", True),
+            ("S-2", "DK", True),
+        ]
+        assert (routes.items[0].forbidden_at, routes.items[0].allowed_at) == (NOON, NOON + HOUR)
+        first_route = await transport.list_routes(read, limit=2)
+        assert first_route.items == routes.items[:2]
+        last = await transport.list_routes(read, cursor=first_route.next_cursor)
+        assert last.items == routes.items[2:]
+        assert (await transport.list_routes(read, site_id="S-2")).items == routes.items[2:]
+
+    prepare_database(database)
+    asyncio.run(run())
+    with psycopg.connect(database) as connection:
+        rows = connection.execute(
+            "SELECT topic, count(*) FROM events WHERE topic LIKE 'transport.%' GROUP BY 1"
+        ).fetchall()
+    assert dict(rows) == {
+        "transport.VehicleRegistered.v1": 3,
+        "transport.VehicleRetired.v1": 2,
+        "transport.RouteForbidden.v1": 3,
+        "transport.RouteAllowed.v1": 1,
+    }
+
+
+# over HTTP
+
+
+@pytest.fixture(scope="module")
+def served(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving_here(database, tmp_path_factory.mktemp("home")) as (served, _):
+        yield served
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[httpx.Client]:
+    with served.client(organisation_id=uuid4()) as client:
+        body = {"site_id": "S-1", "service_levels": [{"code": "standard"}, {"code": "express"}]}
+        accepted(client.post("/sites", json=body))
+        yield client
+
+
+def vehicle(vehicle_id: str = "V-1", **more: Any) -> dict[str, Any]:
+    return {
+        "vehicle_id": vehicle_id,
+        "site_id": "S-1",
+        "mode": "van",
+        "service_levels": ["standard"],
+        "cost_minor": -10,
+    } | more
+
+
+def test_a_vehicle_over_http(client: httpx.Client) -> None:
+    answer = client.post("/vehicles", json=vehicle())
+    assert answer.status_code == 201
+    assert accepted(answer)["stream"] == "vehicles/V-1"
+    shown = client.get("/vehicles/V-1", params={"min_position": accepted(answer)["position"]})
+    row = found(shown)
+    assert (row["mode"], row["service_levels"], row["cost_minor"]) == ("van", ["standard"], -10)
+    assert (row["carbon_g"], row["max_weight_g"], row["retired"]) == (0, None, False)
+    assert row["registered_at"] is not None
+    assert shown.headers["etag"] == f'"{row["last_position"]}"'
+    gone = accepted(client.post("/vehicles/V-1/retire", json={"reason": "sold"}))
+    [listed] = found(
+        client.get("/vehicles", params={"site_id": "S-1", "min_position": gone["position"]})
+    )["items"]
+    assert (listed["retired"], listed["retire_reason"]) == (True, "sold")
+    assert found(client.get("/vehicles", params={"site_id": "S-2"}))["items"] == []
+    then = client.get("/vehicles/V-1", params={"as_of": gone["position"] - 1})
+    assert found(then) == row
+    assert_problem(client.get("/vehicles/V-9"), 404, "not-found")
+
+
+def test_routes_over_http(client: httpx.Client) -> None:
+    body = {"site_id": "S-1", "region": "DK"}
+    sent = accepted(client.post("/routes/forbid", json=body | {"reason": "customs"}))
+    assert (sent["stream"], sent["id"]) == ("routes/S-1/DK", "S-1/DK")
+    [row] = found(client.get("/routes", params={"min_position": sent["position"]}))["items"]
+    assert (row["site_id"], row["region"], row["forbidden"]) == ("S-1", "DK", True)
+    assert (row["reason"], row["allowed_at"]) == ("customs", None)
+    again = client.post("/routes/forbid", json=body | {"reason": "customs"})
+    assert_problem(again, 409, "route.already_forbidden")
+    sent = accepted(client.post("/routes/allow", json=body))
+    query = {"site_id": "S-1", "min_position": sent["position"]}
+    [row] = found(client.get("/routes", params=query))["items"]
+    assert row["forbidden"] is False
+    assert row["allowed_at"] is not None
+    assert_problem(client.post("/routes/allow", json=body), 409, "route.not_forbidden")
+
+
+def test_an_orders_vehicle_over_http(client: httpx.Client) -> None:
+    accepted(client.post("/vehicles", json=vehicle()))
+    accepted(client.post("/sites", json={"site_id": "S-2"}))
+    accepted(client.post("/vehicles", json=vehicle("V-2", site_id="S-2")))
+    accepted(client.post("/vehicles", json=vehicle("V-3")))
+    accepted(client.post("/vehicles/V-3/retire", json={"reason": "sold"}))
+    accepted(client.post("/orders", json=order("O-1")))
+
+    def allocate(vehicle_id: str | None, level: str = "standard") -> httpx.Response:
+        body = {"site_id": "S-1", "service_level": level, "vehicle_id": vehicle_id}
+        return client.post("/orders/O-1/allocate", json=body)
+
+    assert_problem(allocate("V-9"), 404, "vehicle.unknown")
+    assert_problem(allocate("V-3"), 409, "vehicle.retired")
+    assert_problem(allocate("V-2"), 422, "vehicle.at_another_site")
+    assert_problem(allocate("V-1", "express"), 422, "vehicle.does_not_serve")
+    for vehicle_id in ("V-1", None, "V-1"):
+        sent = accepted(allocate(vehicle_id))
+        shown = client.get("/orders/O-1", params={"min_position": sent["position"]})
+        assert found(shown)["vehicle_id"] == vehicle_id
+
+
+def test_a_cut_off_over_http(client: httpx.Client) -> None:
+    level = {"code": "express", "transit_s": 86_400, "cut_off": "16:00"}
+    body = {"site_id": "S-3", "service_levels": [level]}
+    sent = accepted(client.post("/sites", json=body))
+    shown = found(client.get("/sites/S-3", params={"min_position": sent["position"]}))
+    assert [one | level for one in shown["service_levels"]] == shown["service_levels"]
+    wrong = {"site_id": "S-4", "service_levels": [level | {"cut_off": "25:00"}]}
+    assert_problem(client.post("/sites", json=wrong), 422, "invalid")

@@ -8,11 +8,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import append, growth, load, project, spine
+from benchmarks import append, decide, growth, load, project, spine
 from chainlytics.memory import calm_collector
 from eventstore.embedded import EmbeddedPostgres
 
-BENCHMARKS = {"append": append, "growth": growth, "load": load, "project": project, "spine": spine}
+BENCHMARKS = {
+    "append": append,
+    "decide": decide,
+    "growth": growth,
+    "load": load,
+    "project": project,
+    "spine": spine,
+}
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import psycopg
+import structlog
 
 from domain.decisions import (
     FailDecision,
@@ -35,6 +36,8 @@ from ml.scoring import (
 )
 from ml.weighing import Case, Decided, Scored
 from ml.words import Rows
+
+_log = structlog.get_logger(__name__)
 
 #: Loads the model of a hash; raises KeyError where there is none, ModelUnfit, ArtifactCorrupt.
 LoadScorer = Callable[[str], Awaitable[Scorer]]
@@ -82,6 +85,9 @@ async def decide(
         raise
     except Exception as error:
         if len(requests) == 1:
+            # The requester is told in a line; whoever has to mend it needs to know where.
+            decision_id = requests[0].event.decision_id
+            _log.warning("cannot decide", decision_id=decision_id, exc_info=True)
             told = f"{type(error).__name__}: {error}".replace("\0", "")
             return [_failed(requests[0], Failed("decision.error", told[:500]))]
         middle = len(requests) // 2
@@ -206,8 +212,10 @@ async def _scores(
     for model_hash, numbers in by_shadow.items():
         try:
             scorer = await load(model_hash)
-        except (KeyError, ModelUnfit, ArtifactCorrupt):
-            continue  # a shadow never acts, and never holds up
+        except (KeyError, ModelUnfit, ArtifactCorrupt) as error:
+            # A shadow never acts, and never holds up.
+            _log.warning("shadow cannot score", model=model_hash, error=str(error))
+            continue
         async with gate:
             margins, risks = await asyncio.to_thread(scorer.risks, _taken(case, numbers))
         for number, part in _parted(case, numbers):

@@ -15,7 +15,7 @@ COPY chainlytics chainlytics
 RUN /venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.11-slim
-RUN useradd --create-home --uid 10001 chainlytics
+RUN useradd --create-home --uid 10001 chainlytics && install --directory --owner=chainlytics /archive
 COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
 USER chainlytics

@@ -14,7 +14,9 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
 from api import (
+    archive,
     audit,
+    bundles,
     decisions,
     errors,
     health,
@@ -25,9 +27,11 @@ from api import (
     metrics,
     models,
     orders,
+    people,
     policies,
     projections,
     reviews,
+    seals,
     stream,
     transport,
 )
@@ -40,7 +44,9 @@ _ROUTERS = (
     orders,
     inventory,
     transport,
+    people,
     decisions,
+    bundles,
     reviews,
     hypotheses,
     kinds,
@@ -48,6 +54,8 @@ _ROUTERS = (
     models,
     kpis,
     audit,
+    seals,
+    archive,
     projections,
     stream,
     health,

@@ -157,8 +157,10 @@ async def _checked(
         return
     try:
         await check(deps, context.organisation_id, command)
-    except (Refused, ReadModelBehind):
+    except (Refused, ReadModelBehind) as error:
         if not await deps.log.answers([context.command_id]):
+            if isinstance(error, Refused):
+                deps.bus.not_taken(command, context, error)
             raise
 
 

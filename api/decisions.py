@@ -26,6 +26,7 @@ from api.tokens import Identity
 from domain.decisions import RecordOutcome, RequestDecision, Stage
 from domain.models import Hash
 from domain.values import Id
+from ml import timeline_picture
 from ml.catalogue import KINDS
 from ml.explaining import Explanation, NoSuchCandidate, best, explain, waterfall_of
 from ml.replay import NotAnswered, Replayed
@@ -33,6 +34,7 @@ from readmodels import decisions, models
 from readmodels.database import ReadModels
 from readmodels.decisions import DecisionDetail, DecisionSummary
 from readmodels.page import Page
+from readmodels.timeline import TABLES, Timeline, timeline
 
 router = APIRouter(prefix="/decisions", tags=["decisions"])
 
@@ -159,6 +161,35 @@ async def get_waterfall(
     return Response(picture, media_type="image/svg+xml", headers=headers)
 
 
+@router.get(
+    "/{decision_id}/timeline", summary="See what came of a decision", responses=documented(404)
+)
+async def get_timeline(
+    decision_id: Annotated[Id, Path()],
+    read: Annotated[ReadModels, reading("decisions.timeline", *TABLES)],
+) -> Timeline:
+    """The decision's whole story as a tree: each event with what it caused, from the request on,
+    through answer, reviews, a new decision and the order allocated because of it to the outcome."""
+    return await _timeline(read, decision_id)
+
+
+@router.get(
+    "/{decision_id}/timeline.svg",
+    summary="See what came of a decision as a picture",
+    response_class=Response,
+    responses=documented(404)
+    | {200: {"content": {"image/svg+xml": {}}, "description": "A picture."}},
+)
+async def get_timeline_picture(
+    decision_id: Annotated[Id, Path()],
+    read: Annotated[ReadModels, reading("decisions.timeline", *TABLES)],
+) -> Response:
+    """The same tree, drawn."""
+    return Response(
+        timeline_picture.picture(await _timeline(read, decision_id)), media_type="image/svg+xml"
+    )
+
+
 @router.post("/{decision_id}/replay", summary="Decide again and compare", responses=documented(404))
 async def replay_decision(
     decision_id: Annotated[Id, Path()],
@@ -171,6 +202,13 @@ async def replay_decision(
         [found] = await deps.replay(caller.organisation_id, decision_id)
     except NotAnswered:
         raise NotFound("answered decision", decision_id) from None
+    return found
+
+
+async def _timeline(read: ReadModels, decision_id: str) -> Timeline:
+    found = await timeline(read, decision_id)
+    if found is None:
+        raise NotFound("decision", decision_id)
     return found
 
 

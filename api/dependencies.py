@@ -14,13 +14,17 @@ from api.tokens import Identity, InvalidToken, Issuer
 from commands import Bus
 from domain.access import Role
 from eventstore import Log
+from eventstore.attempts import Attempt, Attempts
+from eventstore.retention import Retention
 from eventstore.subscription import Bell
+from ml.bundle import Bundles
 from ml.hypotheses import Hypotheses
 from ml.replay import Replayed
 from readmodels.access import QUERIES
 from readmodels.database import ReadModels
 from readmodels.page import MAX_LIMIT
 from readmodels.past import Past
+from readmodels.people import People
 from readmodels.positions import Positions
 
 #: How long a query waits for its read model to come to ``min_position``, in seconds.
@@ -39,6 +43,12 @@ class Dependencies:
     news: Bell
     replay: Callable[[UUID, str], Awaitable[list[Replayed]]]
     hypotheses: Hypotheses
+    bundles: Bundles
+    attempts: Attempts
+    people: People
+    retention: Retention
+    #: Names of the witnesses that signed heads are handed to.
+    witnesses: tuple[str, ...]
 
 
 class NotAllowed(Exception):
@@ -78,18 +88,37 @@ Parts = Annotated[Dependencies, Depends(parts)]
 
 
 async def identity(
-    deps: Parts, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request,
+    deps: Parts,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Identity:
     """Who asks; without a good token, nobody.
 
     Raises:
         InvalidToken: there is no token, or it is not to be believed.
     """
-    if credentials is None:
-        raise InvalidToken("a bearer token is needed")
-    found = deps.issuer.verify(credentials.credentials)
+    try:
+        if credentials is None:
+            raise InvalidToken("a bearer token is needed")
+        found = deps.issuer.verify(credentials.credentials)
+    except InvalidToken:
+        # What it says of actor and organisation is not to be believed, so they stay unknown.
+        deps.attempts.note(
+            Attempt(
+                *(None, "", ()),
+                *(_endpoint(request), ""),
+                *("unauthenticated", "unauthenticated"),
+                request.state.correlation_id,
+            )
+        )
+        raise
     bind_contextvars(actor=found.actor, organisation_id=str(found.organisation_id))
     return found
+
+
+def _endpoint(request: Request) -> str:
+    """Method and path as they are declared: what stands in the path's place is the sender's."""
+    return f"{request.method} {getattr(request.scope.get('route'), 'path', '')}"
 
 
 Caller = Annotated[Identity, Depends(identity)]
@@ -98,8 +127,16 @@ Caller = Annotated[Identity, Depends(identity)]
 def allowed(query: str) -> Any:
     """The caller, if the query is allowed to one of its roles."""
 
-    async def check(caller: Caller) -> Identity:
+    async def check(request: Request, deps: Parts, caller: Caller) -> Identity:
         if caller.roles.isdisjoint(QUERIES.get(query, frozenset())):
+            deps.attempts.note(
+                Attempt(
+                    *(caller.organisation_id, caller.actor, caller.roles),
+                    *(query, ""),
+                    *("denied", "forbidden"),
+                    request.state.correlation_id,
+                )
+            )
             raise NotAllowed(query, caller.roles)
         return caller
 

@@ -18,8 +18,13 @@ from starlette.exceptions import HTTPException
 from api.dependencies import NotAllowed, NotFound
 from api.tokens import InvalidToken
 from commands import Forbidden, TooMuchContention
+from commands.catalogue import COMMANDS
 from domain.errors import Refused
+from domain.people import is_about_person, personal_parts
 from eventstore import CommandReused, LogUnavailable
+from eventstore.archive.object_store import ArchiveDamaged, ArchiveUnavailable
+from eventstore.persons.keys import WrongMasterKey
+from eventstore.seals.proofs import NoSuchEvent, NotSealed, Unprovable
 from ml.whatif import WrongCase
 from readmodels.database import ReadModelDiverged, ReadModelOutdated
 from readmodels.page import BadCursor
@@ -46,6 +51,7 @@ UNPROCESSABLE = frozenset(
 )
 #: Rules about who it is: another person may.
 NOT_THIS_PERSON = frozenset({"decision.needs_another_person", "model.needs_second_person"})
+_PERSONS = [part for command in COMMANDS.values() for part in personal_parts(command)]
 
 
 class FieldError(BaseModel):
@@ -131,6 +137,8 @@ def install(app: FastAPI) -> None:
     app.exception_handler(HTTPException)(_http)
     app.exception_handler(psycopg.OperationalError)(_cut_off)
     app.exception_handler(psycopg.InterfaceError)(_cut_off)
+    app.exception_handler(ArchiveUnavailable)(_archive_away)
+    app.exception_handler(ArchiveDamaged)(_archive_damaged)
     for kind, status, code, headers in _PLAIN:
         app.exception_handler(kind)(_plain(status, code, headers))
 
@@ -140,13 +148,17 @@ _PLAIN: tuple[tuple[type[Exception], int, str, Mapping[str, str]], ...] = (
     (InvalidToken, 401, "unauthenticated", {"WWW-Authenticate": "Bearer"}),
     (NotAllowed, 403, "forbidden", {}),
     (Forbidden, 403, "forbidden", {}),
+    (NoSuchEvent, 404, "no-such-event", {}),
+    (Unprovable, 422, "unprovable", {}),
     (CommandReused, 409, "idempotency-key-reused", {}),
     (TooMuchContention, 409, "too-much-contention", _RETRY),
+    (NotSealed, 409, "not-sealed", _RETRY),
     (BadCursor, 422, "bad-cursor", {}),
     (NotAMoment, 422, "bad-as-of", {}),
     (NotInThePast, 422, "bad-as-of", {}),
     (NotByEffectiveTime, 422, "no-effective-time", {}),
     (LogUnavailable, 503, "log-unavailable", _RETRY),
+    (WrongMasterKey, 503, "wrong-master-key", {}),
     (ReadModelBehind, 503, "read-model-behind", _RETRY),
     (NotFoldable, 503, "past-not-foldable", {"Retry-After": "5"}),
     (ReadModelOutdated, 503, "read-model-outdated", {"Retry-After": "5"}),
@@ -178,13 +190,23 @@ async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
             # An unknown field's name is the sender's: of any length, of any characters.
             field=_short(".".join(str(part) for part in one["loc"])) or "body",
             rule=one["msg"],
-            # Of a field that is missing, the input is all that is there.
-            value=None if one["type"] == "missing" else _short(one.get("input")),
+            value=None if _unsaid(one) else _short(one.get("input")),
         )
         for one in error.errors()[:50]
     ]
     detail = "; ".join(f"{one.field}: {one.rule}" for one in errors[:5])
     return problem(request, 422, "invalid", detail, errors=errors)
+
+
+def _unsaid(error: Mapping[str, Any]) -> bool:
+    """Whether the value is not told: a person's is not, nor the search for one; of a missing field,
+    the input is all that is there."""
+    where, *place = error["loc"] or ("",)
+    return (
+        error["type"] == "missing"
+        or (where, *place) == ("body", "search")
+        or is_about_person(_PERSONS, place)
+    )
 
 
 async def _wrong_case(request: Request, error: Exception) -> JSONResponse:
@@ -222,6 +244,19 @@ async def _cut_off(request: Request, error: Exception) -> JSONResponse:
     _log.warning("database connection lost", path=request.url.path, error=str(error).strip())
     detail = "the connection to the database was lost"
     return problem(request, 503, "log-unavailable", detail, headers=_RETRY)
+
+
+async def _archive_away(request: Request, error: Exception) -> JSONResponse:
+    # Where the archive is, is nobody's business but the operators'.
+    _log.warning("archive unavailable", path=request.url.path, error=str(error))
+    detail = "the archive of older events does not answer"
+    return problem(request, 503, "archive-unavailable", detail, headers={"Retry-After": "5"})
+
+
+async def _archive_damaged(request: Request, error: Exception) -> JSONResponse:
+    _log.critical("archive damaged", path=request.url.path, error=str(error))
+    detail = "a file of the archive of older events is lost or damaged; it was logged"
+    return problem(request, 503, "archive-damaged", detail)
 
 
 def unexpected(request: Request, error: Exception) -> JSONResponse:

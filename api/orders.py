@@ -17,6 +17,7 @@ from domain.orders import (
     ShipOrder,
     Status,
 )
+from domain.people import Pseudonym
 from domain.values import Id, Region
 from readmodels import orders
 from readmodels.database import ReadModels
@@ -52,6 +53,7 @@ mount(
                         "weight_g": 800,
                     }
                 ],
+                "recipient": {"person_id": "P-1", "name": "Ada Example", "city": "Berlin"},
             },
         ),
         Post(
@@ -91,12 +93,19 @@ async def list_orders(
     status: Annotated[str | None, Query(pattern=either(_STATUSES))] = None,
     region: Annotated[Region | None, Query()] = None,
     customer_id: Annotated[Id | None, Query()] = None,
+    person: Annotated[Pseudonym | None, Query()] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[OrderSummary]:
     """A page of orders; filters are joined by «and»."""
     return await orders.list_orders(
-        read, status=status, region=region, customer_id=customer_id, cursor=cursor, limit=limit
+        read,
+        status=status,
+        region=region,
+        customer_id=customer_id,
+        person=person,
+        cursor=cursor,
+        limit=limit,
     )
 
 

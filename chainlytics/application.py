@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from psycopg_pool import AsyncConnectionPool
 
 from chainlytics.settings import Settings
 from commands import Bus
+from commands.erasing import keep_erased
+from domain.catalogue import TOPICS
+from domain.decisions import DecisionRequested
+from domain.errors import Refused
 from eventstore import Log, Writer, prepare_database
+from eventstore.archive.writer import Archive, keep_written
 from eventstore.artifacts import Artifacts
+from eventstore.attempts import Attempts
 from eventstore.embedded import EmbeddedPostgres
 from eventstore.log import Connection
-from eventstore.retention import keep_pruned
+from eventstore.persons.keys import PersonKeys
+from eventstore.retention import Retention, keep_pruned
+from eventstore.seals.proofs import Proofs
+from eventstore.seals.sealer import Sealer, keep_sealed
+from eventstore.seals.signing import WrongKey
 from eventstore.streams import Streams
+from eventstore.trail import Trail
+from eventstore.witnesses.addresses import witnesses_of
+from eventstore.witnesses.witness import Witness
+from eventstore.witnesses.witnessed import keep_witnessed
 from ml.catalogue import HANDLERS
 from ml.decisions import DecisionConsumer
 from ml.watch import keep_measured
 from projections.catalogue import TABLES
 from projections.projector import Projector
+from projections.segments import DECODER, typed
+from readmodels.people import People
 
+#: How the topics of decision requests begin, whatever their version.
+REQUESTS = TOPICS[DecisionRequested].rpartition("v")[0]
 _PRUNE_EVERY = timedelta(hours=1)
 _MEASURE_EVERY = timedelta(hours=1)
+_ARCHIVE_EVERY = timedelta(minutes=1)
+_ERASE_EVERY = timedelta(seconds=2)
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +58,21 @@ class Application:
     url: str
     pool: AsyncConnectionPool[Connection]
     log: Log
+    attempts: Attempts
     bus: Bus
     artifacts: Artifacts
     projector: Projector
     consumer: DecisionConsumer
+    people: People
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """What seals the log, how often, and who is handed its signed heads."""
+
+    sealer: Sealer
+    every: timedelta
+    witnesses: tuple[Witness, ...] = ()
 
 
 @contextmanager
@@ -64,24 +98,68 @@ def database(settings: Settings) -> Iterator[str]:
         server.stop(only_if_idle=True)
 
 
+def _no_master_key() -> bytes:
+    raise Refused("person.cannot_be_encrypted")
+
+
+def archive_of(url: str, settings: Settings) -> Archive | None:
+    """What writes the archive of the settings; None: they name none."""
+    location = settings.archive_location
+    if location is None:
+        return None
+    return Archive(url, location, typed, decoder=DECODER, positions=settings.archive_positions)
+
+
+def sealing_of(url: str, settings: Settings) -> Sealing | None:
+    """How the log is sealed by the settings; None: they give no key."""
+    sealer = sealer_of(url, settings)
+    if sealer is None:
+        _log.warning("nothing is sealed: set CHAINLYTICS_SEAL_KEY, the same for all processes")
+        return None
+    every = timedelta(seconds=settings.seal_every_s)
+    return Sealing(sealer, every, tuple(witnesses_of(settings.witnesses)))
+
+
+def sealer_of(url: str, settings: Settings) -> Sealer | None:
+    """What seals the log with the key of the settings; None: they give none."""
+    if settings.signing_key() is None:
+        return None
+
+    def key() -> Ed25519PrivateKey:
+        found = settings.signing_key()
+        if found is None:
+            raise WrongKey(f"there is no signing key in {settings.seal_key_file} any more")
+        return found
+
+    return Sealer(url, key, REQUESTS, memory=settings.home / "seal.head")
+
+
 @asynccontextmanager
-async def application(url: str, *, pool_size: int = 10) -> AsyncIterator[Application]:
-    """Everything wired to one database; closed in the other order."""
+async def application(
+    url: str, *, pool_size: int = 10, master: Callable[[], bytes] = _no_master_key
+) -> AsyncIterator[Application]:
+    """Everything wired to one database; closed in the other order.
+
+    ``master``: gives the master key of personal data, when it is first needed.
+    """
     pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
         url, min_size=1, max_size=pool_size, open=False, timeout=15, kwargs={"autocommit": True}
     )
-    async with pool, Streams(url) as streams, Writer(url) as writer:
-        log = Log(pool)
-        bus = Bus(log, streams, writer, HANDLERS)
+    log = Log(pool)
+    async with pool, Attempts(log) as attempts, Streams(url) as streams, Writer(url) as writer:
+        keys = PersonKeys(log, master)
+        bus = Bus(log, streams, writer, HANDLERS, attempts=attempts, keyring=keys)
         artifacts = Artifacts(log)
         yield Application(
             url=url,
             pool=pool,
             log=log,
+            attempts=attempts,
             bus=bus,
             artifacts=artifacts,
             projector=Projector(url, list(TABLES.values())),
             consumer=DecisionConsumer(url, bus, artifacts),
+            people=People(keys, Trail(log)),
         )
 
 
@@ -90,22 +168,34 @@ async def run_workers(
     *,
     projector: bool,
     consumer: bool,
-    remember: timedelta | None = None,
+    retention: Retention | None = None,
+    archive: Archive | None = None,
+    sealing: Sealing | None = None,
     measure: timedelta | None = _MEASURE_EVERY,
 ) -> None:
     """Run read models and decisions behind the log until cancelled.
 
-    ``remember``: how long the ids of accepted commands are kept; None keeps them for ever.
+    ``retention``: how long each class of record is kept; None keeps all for ever.
+    ``sealing``: seals the log and hands its heads to witnesses; None: nobody here does.
+    ``archive``: writes sealed ranges of the log into the archive; None: nobody here does.
     ``measure``: how often the consumer's models are measured; None: never.
     """
     async with application(url, pool_size=4) as app, asyncio.TaskGroup() as group:
         if projector:
             group.create_task(app.projector.run(), name="projector")
+            group.create_task(keep_erased(url, every=_ERASE_EVERY), name="erasures")
         if consumer:
             await app.consumer.prepare()
             group.create_task(app.consumer.run(), name="decision consumer")
             if measure is not None:
                 watching = keep_measured(url, app.log, app.artifacts, app.bus, every=measure)
                 group.create_task(watching, name="model monitor")
-        if remember is not None:
-            group.create_task(keep_pruned(url, remember, every=_PRUNE_EVERY), name="retention")
+        if sealing is not None:
+            group.create_task(keep_sealed(sealing.sealer, every=sealing.every), name="sealer")
+            path = Proofs(app.log).path
+            handing = keep_witnessed(url, sealing.witnesses, every=sealing.every, proof=path)
+            group.create_task(handing, name="witnesses")
+        if archive is not None:
+            group.create_task(keep_written(archive, every=_ARCHIVE_EVERY), name="archive")
+        if retention is not None:
+            group.create_task(keep_pruned(url, retention, every=_PRUNE_EVERY), name="retention")

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import secrets
+import tempfile
+from base64 import b64decode, b64encode
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from pydantic import Field
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import AfterValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from eventstore.retention import Retention
+from eventstore.seals.signing import key_of, read_key
+from eventstore.witnesses.addresses import witnesses_of
+
+_KEY_BYTES = 32
 
 
 def _default_home() -> Path:
@@ -21,6 +31,22 @@ def _default_home() -> Path:
         return root / ".chainlytics"
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(data).expanduser() / "chainlytics"
+
+
+def _key_of(key: SecretStr) -> bytes:
+    try:
+        found = b64decode(key.get_secret_value(), validate=True)
+    except ValueError:
+        found = b""
+    if len(found) != _KEY_BYTES:
+        raise ValueError("must be 32 bytes in base64")
+    return found
+
+
+def _is_a_key(key: SecretStr | None) -> SecretStr | None:
+    if key is not None:
+        _key_of(key)
+    return key
 
 
 class Settings(BaseSettings):
@@ -39,11 +65,48 @@ class Settings(BaseSettings):
     organisation: str = "demo"
     #: Signs the development issuer's tokens; made and kept in ``home`` where it is not set.
     token_secret: Annotated[str | None, Field(min_length=32)] = None
+    #: Wraps the keys that personal data is encrypted with: 32 bytes in base64; made and kept in
+    #: ``home`` where it is not set. Without it all personal data is lost: no backup holds it.
+    master_key: Annotated[SecretStr | None, AfterValidator(_is_a_key)] = None
+    #: The one before, while keys are wrapped anew (``chainlytics people rewrap``).
+    master_key_old: Annotated[SecretStr | None, AfterValidator(_is_a_key)] = None
     #: Days that the ids of accepted commands are remembered; a retry after that is a new command.
     #: 0 remembers them for ever.
     command_retention_days: Annotated[int, Field(ge=0, le=36_500)] = 400
+    #: Days that is kept who did what, denied and refused attempts too. An accepted command's row is
+    #: kept for the longer of this and ``command_retention_days``. 0: for ever.
+    audit_retention_days: Annotated[int, Field(ge=0, le=36_500)] = 400
+    #: Days that is kept who looked at whose personal data. 0: for ever.
+    personal_access_retention_days: Annotated[int, Field(ge=0, le=36_500)] = 1096
+    #: Signs the heads of the log: an Ed25519 private key, 32 bytes in base64; made and kept in
+    #: ``home`` where it is not set and the server is embedded.
+    seal_key: Annotated[SecretStr | None, AfterValidator(_is_a_key)] = None
+    #: Seconds between two signed heads, where there is something new.
+    seal_every_s: Annotated[float, Field(ge=0.1, le=86_400)] = 5
+    #: Who is handed each signed head of the log: addresses with spaces between them, each
+    #: file:///path, http(s)://... or kafka://host:port/topic.
+    witnesses: str = ""
+    #: Where sealed ranges of the log are archived: a folder, or a URL such as s3://bucket/prefix.
+    #: Without it, ``archive`` in ``home`` with the embedded server, else nothing is archived.
+    archive: str | None = None
+    #: Positions of a whole segment of the archive.
+    archive_positions: Annotated[int, Field(ge=100, le=2_000_000)] = 250_000
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     pool_size: Annotated[int, Field(ge=1, le=500)] = 10
+
+    @field_validator("witnesses")
+    @classmethod
+    def _are_witnesses(cls, addresses: str) -> str:
+        witnesses_of(addresses)
+        return addresses
+
+    @property
+    def archive_location(self) -> str | None:
+        """Where the archive is; None: nobody says it, and a folder of this machine's would be out
+        of reach for who uses the same database from another one."""
+        if self.archive is None and self.database_url is None:
+            return str(self.home / "archive")
+        return self.archive
 
     @property
     def organisation_id(self) -> UUID:
@@ -51,10 +114,63 @@ class Settings(BaseSettings):
         return organisation_id(self.organisation)
 
     @property
-    def command_retention(self) -> timedelta | None:
-        """How long the ids of accepted commands are remembered; None: for ever."""
-        days = self.command_retention_days
-        return timedelta(days=days) if days else None
+    def retention(self) -> Retention:
+        """How long each class of record is kept."""
+        return Retention(
+            answers=_duration(self.command_retention_days),
+            who_did_what=_duration(self.audit_retention_days),
+            personal_access=_duration(self.personal_access_retention_days),
+        )
+
+    def personal_key(self) -> bytes:
+        """The master key of personal data: from the settings, or a file only its owner reads.
+
+        Raises:
+            ValueError: the file holds no such key.
+        """
+        if self.master_key is not None:
+            return _key_of(self.master_key)
+        file = self.home / "master.key"
+        if not file.exists():
+            self.home.mkdir(parents=True, exist_ok=True)
+            descriptor, made = tempfile.mkstemp(dir=self.home)  # 0600
+            try:
+                with os.fdopen(descriptor, "wb") as opened:
+                    opened.write(b64encode(secrets.token_bytes(_KEY_BYTES)))
+                    opened.flush()
+                    os.fsync(descriptor)
+                # Whole or not there; of several processes one makes it.
+                with contextlib.suppress(FileExistsError):
+                    os.link(made, file)
+            finally:
+                Path(made).unlink()
+        try:
+            return _key_of(SecretStr(file.read_text(encoding="ascii").strip()))
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+
+    def former_personal_key(self) -> bytes | None:
+        """The master key before, where it is set."""
+        return None if self.master_key_old is None else _key_of(self.master_key_old)
+
+    @property
+    def seal_key_file(self) -> Path:
+        """Where the signing key is, if the settings do not hold it."""
+        return self.home / "seal.key"
+
+    def signing_key(self) -> Ed25519PrivateKey | None:
+        """The key that signs the log's heads: from the settings, or a file only its owner reads.
+        None where nobody gave one and it must not be made here: a database that others use too is
+        sealed with a key that all of them have.
+
+        Raises:
+            WrongKey: the file holds no such key.
+        """
+        if self.seal_key is not None:
+            return read_key(self.seal_key.get_secret_value())
+        if self.database_url is not None and not self.seal_key_file.exists():
+            return None
+        return key_of(self.seal_key_file)
 
     def issuer_secret(self) -> str:
         """The development issuer's secret: from the settings, or a file only its owner reads."""
@@ -70,6 +186,10 @@ class Settings(BaseSettings):
             secret = secrets.token_urlsafe(48)
             opened.write(secret)
         return secret
+
+
+def _duration(days: int) -> timedelta | None:
+    return timedelta(days=days) if days else None
 
 
 def organisation_id(name: str) -> UUID:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
+from uuid import UUID
 
 from commands.context import (
     Context,
@@ -40,6 +42,9 @@ class Plan(NamedTuple):
     new: Collection[int]
 
 
+NO_PLAN = Plan((), (), ())
+
+
 class Batch(NamedTuple):
     """Commands that are to be run together, and what can be known of them without the log."""
 
@@ -47,8 +52,11 @@ class Batch(NamedTuple):
     #: Commands whose id stands in the batch before: their number, and that one's.
     again: Mapping[int, int]
     plan: Plan
-    #: What may not be asked.
+    #: What may not be asked, and what was answered before.
     results: Mapping[int, Result]
+    #: Commands whose personal data is still to be encrypted, until then there is no plan; and the
+    #: id of each one's claim on a person's key.
+    personal: Mapping[int, UUID] = MappingProxyType({})
 
 
 class Line:

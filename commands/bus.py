@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
+from uuid import uuid4
 
-from commands.batch import Batch, Line, Outcome, Plan, decide, doubles, plan, same_again
+from commands.attempts import NotTaken, attempt_of
+from commands.batch import NO_PLAN, Batch, Line, Outcome, Plan, decide, doubles, plan, same_again
 from commands.context import (
     Context,
     Forbidden,
@@ -17,7 +19,8 @@ from commands.context import (
     digest_of,
     entry_of,
 )
-from commands.handler import Handler, Stream
+from commands.handler import Handler, Stream, stream_id
+from commands.personal import Protector, names_persons
 from commands.states import Known, States
 from commands.turns import Turns
 from domain.access import Role
@@ -35,7 +38,10 @@ from eventstore import (
     VersionConflict,
     Writer,
 )
+from eventstore.attempts import Attempts
 from eventstore.group import Answer
+from eventstore.persons.claims import Claim
+from eventstore.persons.keys import PersonKeys
 from eventstore.streams import Streams
 
 MAX_ATTEMPTS = 8
@@ -49,6 +55,11 @@ class _HandedIn(NamedTuple):
     entries: Mapping[int, Entry]
     changed: Sequence[tuple[Stream, Known, Known]]
     answer: Answer | None
+
+
+def _is_stored(result: Result) -> bool:
+    """Whether a command was stored by this very run."""
+    return isinstance(result, Receipt) and not result.repeated
 
 
 class Bus:
@@ -66,6 +77,9 @@ class Bus:
         snapshot_every: events of a stream between two snapshots of its state.
         catalogue: the events that handlers make.
         patience_s: how long a command waits for those before it on its stream.
+        attempts: is told of every command that is not taken, and by which rule.
+        keyring: encrypts personal data before rules see it; without it commands that hold such are
+            refused.
     """
 
     def __init__(
@@ -79,13 +93,17 @@ class Bus:
         snapshot_every: int = 10,
         catalogue: Catalogue = CATALOGUE,
         patience_s: float = 15.0,
+        attempts: Attempts | None = None,
+        keyring: PersonKeys | None = None,
     ) -> None:
         self._log = log
+        self._attempts = attempts
         self._writer = writer
         self._handlers = handlers
         self._states = States(streams, catalogue, size=cache_size, every=snapshot_every)
         self._encode = catalogue.encode
         self._turns = Turns(patience_s=patience_s)
+        self._protector = Protector(keyring)
         self._repeats = False  # whether the last batch held commands that the log knew
 
     async def execute(self, command: Command, context: Context) -> Receipt:
@@ -97,8 +115,36 @@ class Bus:
             CommandReused: its id was used before with another payload.
             TooMuchContention: conflicts did not end.
             LogUnavailable: the database did not answer; retry with the same command id.
+            WrongMasterKey: personal data cannot be encrypted; nothing was written.
         """
-        handler = self._authorised(command, context)
+        try:
+            return await self._execute(command, context)
+        except (Forbidden, Refused, CommandReused, TooMuchContention) as error:
+            self.not_taken(command, context, error)
+            raise
+
+    def not_taken(self, command: Command, context: Context, error: NotTaken) -> None:
+        """Note that a command was not taken; for those who refuse it before it is sent."""
+        if self._attempts is not None:
+            handler = self._handlers.get(type(command))
+            self._attempts.note(attempt_of(command, context, error, handler))
+
+    async def _execute(self, command: Command, context: Context) -> Receipt:
+        handler = self.allows(command, context)
+        if names_persons(command):
+            context = await self._protector.recognised(command, context)
+            # Asked first: a retry must not make keys anew for who was erased since.
+            first = await self._first_answer(command, context)
+            if first is not None:
+                return first
+            own = stream_id(context.organisation_id, handler.stream(command))
+            said = context
+            return await self._protector.run(
+                command, context, own, lambda sealed: self._take(handler, sealed, said)
+            )
+        return await self._take(handler, command, context)
+
+    async def _take(self, handler: Handler, command: Command, context: Context) -> Receipt:
         streams = handler.streams(context.organisation_id, command)
         own = streams[0]
         turns, key = self._turns, own.id.int
@@ -147,7 +193,8 @@ class Bus:
         A refused command does not hold up the others. Meant for imports: a few hundred at a time.
 
         Raises:
-            TooMuchContention, LogUnavailable: as ``execute``; nothing of them was stored, or all.
+            TooMuchContention, LogUnavailable, WrongMasterKey: as ``execute``; nothing of them was
+                stored, or all.
         """
         return await self.run(self.batch(commands))
 
@@ -155,7 +202,40 @@ class Bus:
         """The commands made ready for ``run``, as far as that can be done while another runs."""
         again = doubles(commands)
         results: dict[int, Result] = {}
-        return Batch(commands, again, plan(commands, self._authorised, results, again), results)
+        personal = {
+            number: uuid4()
+            for number, (command, _) in enumerate(commands)
+            if names_persons(command) and number not in again
+        }
+        # Streams of persons are known by their pseudonyms only.
+        planned = NO_PLAN if personal else plan(commands, self.allows, results, again)
+        return Batch(commands, again, planned, results, personal)
+
+    async def _protected(self, batch: Batch) -> Batch:
+        """The batch without personal data; commands that were answered before stay as they are."""
+        if not batch.personal:
+            return batch
+        sent, results = list(batch.sent), dict(batch.results)
+        asked: list[int] = []
+        claims: dict[int, Claim] = {}
+        for number, claim in batch.personal.items():
+            command, context = sent[number]
+            try:
+                stream = self.allows(command, context).stream(command)
+                claims[number] = Claim(claim, stream_id(context.organisation_id, stream))
+                sent[number] = command, await self._protector.recognised(command, context)
+                asked.append(number)
+            except (Forbidden, Refused) as error:
+                results[number] = error
+        answered = await self._answered([sent[number] for number in asked])
+        results |= {asked[place]: result for place, result in answered.items()}
+        left = [number for number in asked if number not in results]
+        protected = await self._protector.protected(
+            [sent[number] for number in left], [claims[number] for number in left]
+        )
+        for number, command in zip(left, protected, strict=True):
+            sent[number] = command, sent[number][1]
+        return Batch(sent, batch.again, plan(sent, self.allows, results, batch.again), results)
 
     async def run(self, batch: Batch, line: Line | None = None) -> list[Result]:
         """As ``execute_many``, of commands that were made ready before. Batches of one ``line`` may
@@ -165,14 +245,26 @@ class Bus:
         line.last = mine
         try:
             results = await self._run(batch, line, before, mine)
+        except TooMuchContention as error:
+            await self._protector.release(batch.personal.values())
+            for command, context in batch.sent:
+                self.not_taken(command, context, error)
+            raise
         finally:
             line.troubled.discard(mine)
             mine.set_result(None)
+        await self._protector.release(
+            [claim for number, claim in batch.personal.items() if not _is_stored(results[number])]
+        )
         for number, original in batch.again.items():
             results[number] = same_again(
                 batch.sent[original], batch.sent[number], results[original]
             )
-        return [results[number] for number in range(len(batch.sent))]
+        told = [results[number] for number in range(len(batch.sent))]
+        for (command, context), result in zip(batch.sent, told, strict=True):
+            if not isinstance(result, Receipt):
+                self.not_taken(command, context, result)
+        return told
 
     async def _run(
         self,
@@ -184,12 +276,14 @@ class Bus:
         # The append itself finds out what the log knows already; it is only asked first where the
         # last batch was known, or when a rule refuses: the command may have been accepted before.
         handed: _HandedIn | None = None
+        ready: Batch | None = None
         if not self._repeats and not line.troubled:
             async with line.deciding:
-                results = dict(batch.results)
-                trial = await self._decided(batch.sent, batch.plan, results, line.ahead)
+                ready = await self._protected(batch)
+                results = dict(ready.results)
+                trial = await self._decided(ready.sent, ready.plan, results, line.ahead)
                 if not trial.refused and not line.troubled:
-                    handed = await self._hand_in(batch.plan, trial, line, line.handed)
+                    handed = await self._hand_in(ready.plan, trial, line, line.handed)
             if handed is not None:
                 try:
                     return results | await self._stored(handed, line, mine)
@@ -198,13 +292,18 @@ class Bus:
         line.troubled.add(mine)  # who comes behind waits until this one is through
         if before is not None:
             await asyncio.wait([before])  # what it leaves is on the log then
+        ready = ready or await self._protected(batch)
         conflict: VersionConflict | None = None
-        planned = batch.plan
+        planned, anew = ready.plan, False
         for _ in range(MAX_ATTEMPTS):
-            results = await self._answered(batch.sent)
-            self._repeats = bool(results)
-            planned = plan(batch.sent, self._authorised, results, batch.again)
-            trial = await self._decided(batch.sent, planned, results, None)
+            answered = await self._answered(ready.sent)
+            self._repeats = bool(answered)
+            results = dict(ready.results) | answered
+            planned = plan(ready.sent, self.allows, results, batch.again)
+            trial = await self._decided(ready.sent, planned, results, None)
+            if not anew and await self._protector.erased_between(ready.sent, results):
+                ready, anew = await self._protected(batch), True
+                continue
             try:
                 handed = await self._hand_in(planned, trial, line, None)
                 return results | await self._stored(handed, line, mine)
@@ -272,7 +371,12 @@ class Bus:
             self._states.forget(conflict.stream_id)
         return conflict
 
-    def _authorised(self, command: Command, context: Context) -> Handler:
+    def allows(self, command: Command, context: Context) -> Handler:
+        """The handler of a command that the sender may send.
+
+        Raises:
+            Forbidden: the roles do not allow it.
+        """
         handler = self._handlers.get(type(command))
         needed = handler.roles if handler is not None else frozenset[Role]()
         if handler is None or needed.isdisjoint(context.roles):

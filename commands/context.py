@@ -112,4 +112,6 @@ def entry_of(
         context.correlation_id,
         context.causation_id,
         new,
+        type(command).__name__,
+        context.roles,
     )

@@ -1,6 +1,7 @@
 """Imports: a mapping and a folder of CSV files, through commands, into the log.
 
 What cannot go in is written to a rejects file with its file, line and reason; the rest goes in.
+Values are quoted there where they cannot be a person's.
 Commands get ids from their keys, so importing again adds only what is not there yet.
 """
 
@@ -8,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import os
+import stat
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -21,11 +24,13 @@ from pydantic import ValidationError
 
 from commands.bulk import CHUNK, Keyed, OnProgress, Progress, Sender, send_all
 from commands.bus import Bus
+from commands.catalogue import COMMANDS
 from commands.mapping import Mapping
 from commands.plan import Draft, Plan, plan_of
 from commands.references import consistent
 from commands.sources import OnReject, Reject, SourceError, Table, read_table
 from domain.access import Role
+from domain.people import is_about_person, personal_parts
 
 __all__ = ["ImportReport", "SourcesUnusable", "import_directory"]
 
@@ -114,6 +119,8 @@ async def import_directory(
 
 
 def _read(mapping: Mapping, directory: Path, report: OnReject) -> dict[str, Table]:
+    if _names_persons(mapping):
+        report = _without_value(report)
     tables: dict[str, Table] = {}
     errors: list[SourceError] = []
     for name, source in mapping.files.items():
@@ -124,6 +131,22 @@ def _read(mapping: Mapping, directory: Path, report: OnReject) -> dict[str, Tabl
     if errors:
         raise SourcesUnusable(errors)
     return consistent(tables, mapping, report)
+
+
+def _names_persons(mapping: Mapping) -> bool:
+    """Whether a step's select may bring persons in, by itself or from a view."""
+    return any(
+        name in select
+        for step in mapping.steps
+        for part in personal_parts(COMMANDS[step.command])
+        for name in (part.path[:1] or (part.person,))
+        for select in (step.select, *mapping.views.values())
+    )
+
+
+def _without_value(report: OnReject) -> OnReject:
+    # Which column holds a person's data only the selects know: a reject says where it stands.
+    return lambda reject: report(replace(reject, value=""))
 
 
 def _commands(plan: Plan, report: OnReject) -> Iterator[Keyed | None]:
@@ -149,10 +172,12 @@ def _commands(plan: Plan, report: OnReject) -> Iterator[Keyed | None]:
 
 
 def _explain(draft: Draft, error: ValidationError, report: OnReject) -> None:
+    persons = personal_parts(draft.step.model)
     for problem in error.errors(include_url=False, include_context=False):
         place = problem["loc"]
         column = ".".join(map(str, place))
-        value = "" if isinstance(problem["input"], dict) else str(problem["input"])
+        unsaid = isinstance(problem["input"], dict) or is_about_person(persons, place)
+        value = "" if unsaid else str(problem["input"])
         report(_reject(draft, column, value, problem["type"], problem["msg"], draft.origin(place)))
 
 
@@ -174,12 +199,20 @@ def _split(origin: str) -> tuple[str, int]:
     return file, int(line) if line.isdigit() else 0
 
 
+def _private(path: str, flags: int) -> int:
+    """Open a file for its owner alone, an older one too: it tells of what is in the sources."""
+    file = os.open(path, flags, 0o600)
+    if stat.S_ISREG(os.fstat(file).st_mode):
+        os.fchmod(file, 0o600)
+    return file
+
+
 class _RejectsFile:
     """Writes rejects as they come, so that a stopped import has told what it knew."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", newline="", encoding="utf-8")
+        self._file = open(path, "w", newline="", encoding="utf-8", opener=_private)  # noqa: SIM115
         self._rows = csv.writer(self._file)
         self._rows.writerow(field.name for field in fields(Reject))
         self._lock = Lock()

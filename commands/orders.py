@@ -7,8 +7,9 @@ from typing import Any
 
 from commands.handler import Handler, Read
 from commands.inventory import site_stream
+from commands.people import person_read
 from commands.transport import vehicle_stream
-from domain import decisions, inventory, orders, transport
+from domain import decisions, inventory, orders, people, transport
 from domain.access import OPERATE
 from domain.values import Event
 
@@ -48,13 +49,27 @@ def _allocate(
     return events
 
 
+def _person(command: orders.PlaceOrder) -> list[Read]:
+    return [] if command.recipient is None else [person_read(command.recipient.person_id)]
+
+
+def _place(
+    command: orders.PlaceOrder, _: str, order: orders.Order, *states: people.Person
+) -> Sequence[Event]:
+    for person in states:
+        assert command.recipient is not None
+        people.must_not_be_erased(person, command.recipient.person_id)
+    return orders.place(order, command)
+
+
 HANDLERS = (
     Handler(
         command=orders.PlaceOrder,
         roles=OPERATE,
         stream=lambda command: order_stream(command.order_id),
         decider=orders.ORDERS,
-        decide=lambda command, _, order: orders.place(order, command),
+        decide=_place,
+        reads=_person,
         creates=True,
     ),
     Handler(

@@ -180,24 +180,43 @@ def _planned(step: Step, frame: pl.DataFrame, mapping: Mapping) -> PlannedStep:
     model = COMMANDS[step.command]
     lists = {name: _SOURCES.format(name) for name in step.lists}
     own = {step.key, step.at, step.case, "source", *lists.values()}
-    sent = [name for name in frame.columns if name in model.model_fields]
+    sent = [
+        name
+        for name in frame.columns
+        if name.partition(".")[0] in model.model_fields and name not in lists.values()
+    ]
     unknown = [name for name in frame.columns if name not in (*sent, *own)]
     if unknown:
         raise MappingError(mapping.name, step.label, f"{step.command} has no field {unknown[0]!r}")
     required = [name for name, field in model.model_fields.items() if field.is_required()]
     missing = [name for name in required if name not in sent]
+    rows = frame.select(sent).with_columns(_plain(frame.select(sent))).to_dicts()
     if missing:
         raise MappingError(mapping.name, step.label, f"{step.command} needs {missing[0]!r}")
     return PlannedStep(
         label=step.label,
         command=step.command,
         model=model,
-        rows=frame.select(sent).with_columns(_plain(frame.select(sent))).to_dicts(),
+        rows=[_nested(row) for row in rows] if any("." in name for name in sent) else rows,
         keys=frame[step.key].cast(pl.String).to_list(),
         cases=frame.with_columns(_case(step).alias("case"))["case"].to_list(),
         sources=frame["source"].fill_null(":0").to_list(),
         part_sources={name: frame[column].to_list() for name, column in lists.items()},
     )
+
+
+def _nested(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose columns ``field.part`` are the parts of one field; None where all of them are."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        field, dot, part = name.partition(".")
+        if not dot:
+            found[name] = value
+        elif value is not None:
+            found[field] = (found.get(field) or {}) | {part: value}
+        else:
+            found.setdefault(field, None)
+    return found
 
 
 def _plain(frame: pl.DataFrame) -> list[pl.Expr]:

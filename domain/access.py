@@ -21,5 +21,7 @@ OPERATE = frozenset({Role.ADMIN, Role.SERVICE})
 PLAN = OPERATE | {Role.ANALYST}
 #: Answers requests: consumers only.
 SERVE = frozenset({Role.SERVICE})
-#: Looks at anything of the organisation.
+#: Sees personal data in plain words.
+PERSONAL = OPERATE
+#: Looks at anything of the organisation, at personal data through masks.
 READ = frozenset(Role)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from string import Formatter
 from typing import Any
 
-from domain import decisions, inventory, models, orders, policies, transport
+from domain import decisions, inventory, models, orders, people, policies, transport
 from domain.values import Event
 
 #: A pure function from the JSON object of one topic to that of the next.
@@ -138,6 +138,7 @@ AREAS: Mapping[str, tuple[type[Event], ...]] = {
     "models": models.EVENTS,
     "transport": transport.EVENTS,
     "policies": policies.EVENTS,
+    "people": people.EVENTS,
 }
 
 SENTENCES: Mapping[type[Event], str] = (
@@ -145,6 +146,7 @@ SENTENCES: Mapping[type[Event], str] = (
     | inventory.SENTENCES
     | decisions.SENTENCES
     | models.SENTENCES
+    | people.SENTENCES
     | policies.SENTENCES
     | transport.SENTENCES
 )
@@ -155,6 +157,7 @@ STREAMS: Mapping[type[Event], str] = (
     | inventory.STREAMS
     | decisions.STREAMS
     | models.STREAMS
+    | people.STREAMS
     | policies.STREAMS
     | transport.STREAMS
 )

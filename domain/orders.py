@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from domain.decider import Decider
 from domain.errors import Refused
+from domain.people import OfPerson, Pseudonym, Recipient, SealedRecipient, sealed
 from domain.values import (
     Command,
     Currency,
@@ -69,8 +70,15 @@ class LineSite(Value):
     site_id: Id
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class PlaceOrder(Command):
-    """Place an order. ``lines_known`` false says that its lines were never recorded."""
+    """Place an order. ``lines_known`` false says that its lines were never recorded.
+
+    ``customer_id`` is an account, never a person's name: a person is a ``recipient``.
+    """
 
     order_id: Id
     customer_id: Id
@@ -80,6 +88,8 @@ class PlaceOrder(Command):
     placed_at: UtcTime
     promised_at: UtcTime
     lines_known: bool = True
+    # Left out where there is none, so that an order without one has the digest it always had.
+    recipient: Annotated[Recipient | None, Field(exclude_if=_is_none)] = None
 
     @model_validator(mode="after")
     def _lines_agree(self) -> Self:
@@ -146,7 +156,7 @@ class CancelOrder(Command):
 
 
 class OrderPlaced(Event):
-    """A customer placed an order."""
+    """A customer placed an order; for whom, ``person`` and ``recipient`` say in tokens."""
 
     order_id: str
     customer_id: str
@@ -160,6 +170,8 @@ class OrderPlaced(Event):
     region: str | None
     placed_at: datetime
     promised_at: datetime
+    person: Annotated[Pseudonym | None, Field(exclude_if=_is_none), OfPerson()] = None
+    recipient: Annotated[SealedRecipient | None, Field(exclude_if=_is_none)] = None
 
 
 class OrderAllocated(Event):
@@ -301,6 +313,7 @@ def place(order: Order, command: PlaceOrder) -> Sequence[Event]:
     if order.status is not Status.UNKNOWN:
         raise Refused("order.already_placed", order_id=command.order_id, status=order.status)
     weights = [line.weight_g for line in command.lines]
+    recipient = command.recipient
     return [
         OrderPlaced(
             order_id=command.order_id,
@@ -315,6 +328,8 @@ def place(order: Order, command: PlaceOrder) -> Sequence[Event]:
             region=command.region,
             placed_at=command.placed_at,
             promised_at=command.promised_at,
+            person=None if recipient is None else recipient.person_id,
+            recipient=None if recipient is None else sealed(recipient),
         )
     ]
 

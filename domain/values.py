@@ -85,10 +85,14 @@ Region = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,16}$")]
 class Value(BaseModel):
     """A frozen value without identity; unknown fields are an error.
 
-    Numbers are finite: JSON has no word for the others, so they could not be read back.
+    Numbers are finite: JSON has no word for the others, so they could not be read back. Messages
+    about wrong values do not quote them: a value may be personal, and pydantic asks the outermost
+    class only; the values are in the error's ``errors()``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
+    )
 
 
 class Event(Value):

@@ -23,18 +23,12 @@ import psycopg
 from psycopg import sql
 
 from eventstore.client_applications import ClientApplications, ClientError, Target
-from eventstore.schema import prepare_database
+from eventstore.schema import TABLES, prepare_database
 
 __all__ = ["Backup", "BackupError", "Restored", "backup", "head_of", "restore"]
 
 #: Every table that the schema makes: one that is added to it is in the backup from then on.
-LOG_TABLES: tuple[str, ...] = tuple(
-    re.findall(
-        r"^CREATE TABLE IF NOT EXISTS (\w+)",
-        Path(__file__).with_name("schema.sql").read_text(encoding="utf-8"),
-        re.MULTILINE,
-    )
-)
+LOG_TABLES = TABLES
 #: Tables that a backup has the definition of only, so that a restore empties them: states made from
 #: the log, and the mark by which ``prepare_database`` would believe its work to be done.
 WITHOUT_ROWS = frozenset({"snapshots", "schema_applied"})
@@ -76,13 +70,28 @@ DECLARE
     low       bigint;
     high      bigint;
     head      bigint;
+    dropped   bigint;
+    kept      bigint;
     broken    text;
 BEGIN
     SELECT count(*), min(notification_id), coalesce(max(notification_id), 0)
     INTO events_in, low, high FROM events;
-    IF events_in <> high OR low <> 1 THEN
+    -- What is dropped stands in the archive, but for the events that were kept here.
+    SELECT coalesce(sum(last_position - first_position + 1), 0) INTO dropped
+    FROM segments WHERE dropped_at IS NOT NULL;
+    SELECT count(*) INTO kept FROM segments s JOIN events e
+        ON e.notification_id BETWEEN s.first_position AND s.last_position
+    WHERE s.dropped_at IS NOT NULL;
+    IF events_in - kept + dropped <> high OR (low <> 1 AND dropped = 0) THEN
         RAISE 'its positions are not contiguous: there are % events at positions % to %',
             events_in, low, high USING ERRCODE = 'CL002';
+    END IF;
+    SELECT s.number INTO broken FROM segments s LEFT JOIN segments p ON p.number = s.number - 1
+    WHERE s.first_position <> coalesce(p.last_position, 0) + 1 OR s.last_position > high
+        OR s.last_position < s.first_position OR (p.number IS NULL AND s.number <> 0) LIMIT 1;
+    IF FOUND THEN
+        RAISE 'segment % of the archive does not begin where the one before it ends', broken
+            USING ERRCODE = 'CL002';
     END IF;
     SELECT position INTO head FROM log_head;
     IF head IS DISTINCT FROM high THEN
@@ -90,8 +99,10 @@ BEGIN
             USING ERRCODE = 'CL002';
     END IF;
     SELECT originator_id INTO broken FROM events GROUP BY originator_id
-    HAVING min(originator_version) > 1
-        OR max(originator_version) - min(originator_version) + 1 <> count(*) LIMIT 1;
+    HAVING (min(originator_version) > 1
+        OR max(originator_version) - min(originator_version) + 1 <> count(*))
+        AND NOT EXISTS (SELECT FROM cold_streams c JOIN segments s USING (number)
+            WHERE c.stream_id = originator_id AND s.dropped_at IS NOT NULL) LIMIT 1;
     IF FOUND THEN
         RAISE 'the versions of stream % are not contiguous', broken USING ERRCODE = 'CL002';
     END IF;
@@ -112,6 +123,10 @@ COMMIT;
 _COUNTS = """SELECT (SELECT position FROM log_head),
     (SELECT count(DISTINCT originator_id) FROM events), (SELECT count(*) FROM commands),
     (SELECT count(*) FROM artifacts)"""
+_ARCHIVED = """SELECT (SELECT url FROM archive_store WHERE EXISTS (SELECT FROM segments)),
+    (SELECT coalesce(sum(last_position - first_position + 1 - (SELECT count(*) FROM events
+        WHERE notification_id BETWEEN first_position AND last_position)), 0)::bigint
+     FROM segments WHERE dropped_at IS NOT NULL)"""
 #: Called now and then with the bytes written so far.
 Report = Callable[[int], None]
 
@@ -122,12 +137,15 @@ class BackupError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """A written backup: ``head`` is the last position in it."""
+    """A written backup: ``head`` is the last position in it. ``archive``: where the archive is that
+    it does not hold, ``only_archived`` events are nowhere else."""
 
     file: Path
     head: int
     bytes: int
     sha256: str
+    archive: str | None
+    only_archived: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +197,9 @@ def backup(
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         head = _head(connection)
         (snapshot,) = _row(connection, "SELECT pg_export_snapshot()")
+        archive, only_archived = (
+            _row(connection, _ARCHIVED) if _exists(connection, "cold_streams") else (None, 0)
+        )
         tables = [name for name in LOG_TABLES if _exists(connection, name)]
         with applications.start(
             "pg_dump",
@@ -202,7 +223,7 @@ def backup(
         with _staged(checksum) as noted:
             noted.write(f"{digest}  {file.name}\n".encode())
             _put(noted, checksum)
-    return Backup(file, head, size, digest)
+    return Backup(file, head, size, digest, archive, only_archived)
 
 
 def restore(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 from typing import NamedTuple
@@ -14,6 +13,11 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow, class_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from eventstore.archive.cold import ATTEMPTS, Cold, gapless, on, present
+from eventstore.stored import COLUMNS
+from eventstore.stored import LogUnavailable as LogUnavailable
+from eventstore.stored import StoredEvent as StoredEvent
 
 Connection = AsyncConnection[TupleRow]
 
@@ -31,7 +35,7 @@ class Entry(NamedTuple):
     """One command's part of an append: who asked, what is remembered of it, and its events.
 
     ``digest`` tells a retry (same id, same digest) from a reused id. ``stream`` and ``version``
-    are the answer that a retry gets.
+    are the answer that a retry gets. ``command`` and ``roles`` say what was asked, and as whom.
     """
 
     command_id: UUID
@@ -43,6 +47,8 @@ class Entry(NamedTuple):
     correlation_id: UUID
     causation_id: UUID | None
     events: Sequence[NewEvent]
+    command: str = ""
+    roles: frozenset[str] = frozenset()
 
 
 class Unit(NamedTuple):
@@ -63,23 +69,6 @@ class Receipt(NamedTuple):
     version: int
     position: int
     repeated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """An event as it stands in the log."""
-
-    position: int
-    stream_id: UUID
-    version: int
-    topic: str
-    state: bytes
-    event_id: UUID
-    organisation_id: UUID
-    recorded_at: datetime
-    correlation_id: UUID
-    causation_id: UUID | None
-    actor: str
 
 
 class VersionConflict(Exception):
@@ -110,24 +99,17 @@ class PredecessorFailed(Exception):
     """The unit was to be stored behind another one, which was not stored; nor was it."""
 
 
-class LogUnavailable(Exception):
-    """The log did not answer in time. Whether it was stored is not known: retry by the same id."""
-
-
-_COLUMNS = """notification_id AS position, originator_id AS stream_id,
-    originator_version AS version, topic, state, event_id, organisation_id, recorded_at,
-    correlation_id, causation_id, actor"""
-
 _HEAD = "SELECT position FROM log_head"
 _AFTER = (
-    f"SELECT {_COLUMNS} FROM events WHERE notification_id > %s ORDER BY notification_id LIMIT %s"
+    f"SELECT {COLUMNS} FROM events WHERE notification_id > %s ORDER BY notification_id LIMIT %s"
 )
-_AFTER_OF = f"""SELECT {_COLUMNS} FROM events
-    WHERE notification_id > %s AND notification_id <= %s AND organisation_id = %s
-    ORDER BY notification_id LIMIT %s"""
-_STREAMS = f"""SELECT {_COLUMNS} FROM unnest(%s::uuid[]) AS wanted (id)
+_AT = f"SELECT {COLUMNS} FROM events WHERE notification_id = ANY(%s)"
+_STREAMS = f"""SELECT {COLUMNS} FROM unnest(%s::uuid[]) AS wanted (id)
     JOIN events ON originator_id = wanted.id ORDER BY originator_id, originator_version"""
-_POSITION_AT = "SELECT position_at(%s)"
+# And the next one that Postgres holds: between the two everything is dropped.
+_POSITION_AT = """SELECT found.position, coalesce((SELECT min(e.notification_id) FROM events e
+    WHERE e.notification_id > found.position), found.position + 1)
+FROM position_at(%s) AS found (position)"""
 _COMMANDS = """SELECT command_id, digest, stream, version, position
     FROM commands WHERE command_id = ANY(%s)"""
 
@@ -137,6 +119,7 @@ class Log:
 
     def __init__(self, pool: AsyncConnectionPool[Connection]) -> None:
         self._pool = pool
+        self._cold = Cold()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -161,28 +144,58 @@ class Log:
     async def after(self, position: int, limit: int) -> list[StoredEvent]:
         """At most ``limit`` events behind ``position``, in log order."""
         async with self.connection() as connection:
-            return await read_after(connection, position, limit)
+            found = await _hot_after(connection, position, limit)
+        if _is_whole(found, position):
+            return found
+        return await self._cold.between(self.connection, position, found[-1].position, limit)
 
     async def after_of(
         self, organisation_id: UUID, position: int, limit: int, *, to: int
     ) -> list[StoredEvent]:
         """As ``after``, of one organisation and not beyond position ``to``."""
-        async with (
-            self.connection() as connection,
-            connection.cursor(row_factory=class_row(StoredEvent), binary=True) as cursor,
-        ):
-            await cursor.execute(_AFTER_OF, (position, to, organisation_id, limit))
-            return await cursor.fetchall()
+        async with self.connection() as connection:
+            found = await present(connection, position, to, limit, organisation_id=organisation_id)
+        if found is not None:
+            return found
+        return await self._cold.between(
+            self.connection, position, to, limit, organisation_id=organisation_id
+        )
+
+    async def at(self, positions: Sequence[int]) -> dict[int, StoredEvent]:
+        """The events at some positions, as far as they are there."""
+        found: dict[int, StoredEvent] = {}
+        missing = list(positions)
+        # Twice: what was put back between the two questions is in neither answer.
+        for _ in range(2):
+            async with (
+                self.connection() as connection,
+                connection.cursor(row_factory=class_row(StoredEvent), binary=True) as cursor,
+            ):
+                await cursor.execute(_AT, (missing,))
+                found |= {event.position: event for event in await cursor.fetchall()}
+            if missing := [position for position in missing if position not in found]:
+                found |= await self._cold.at(self.connection, missing)
+            if not (missing := [position for position in missing if position not in found]):
+                break
+        return found
 
     async def position_at(self, moment: datetime) -> int:
         """The last position recorded at or before a moment with zone; 0 before the first event.
 
         What was known then is what the log held up to that position.
         """
-        async with self.connection() as connection:
-            row = await (await connection.execute(_POSITION_AT, (moment,))).fetchone()
-        assert row is not None
-        return int(row[0])
+        position = 0
+        for _ in range(ATTEMPTS):
+            async with self.connection() as connection:
+                row = await (await connection.execute(_POSITION_AT, (moment,))).fetchone()
+            assert row is not None
+            position, following = row
+            if following == position + 1:
+                return int(position)
+            found = await self._cold.position_at(self.connection, moment, position, following - 1)
+            if found is not None:
+                return found
+        raise LogUnavailable(f"the log has a hole behind position {position:,}")
 
     async def streams(self, stream_ids: Collection[UUID]) -> dict[UUID, list[StoredEvent]]:
         """All events of some streams in one round trip; an empty list for an unknown one."""
@@ -194,6 +207,9 @@ class Log:
             await cursor.execute(_STREAMS, (list(found),))
             for event in await cursor.fetchall():
                 found[event.stream_id].append(event)
+        lacking = {one: -1 for one, events in found.items() if not gapless(events, -1)}
+        if lacking:
+            found |= await self._cold.streams(self.connection, lacking)
         return found
 
     async def answers(self, command_ids: Collection[UUID]) -> dict[UUID, tuple[bytes, Receipt]]:
@@ -213,8 +229,26 @@ class Log:
         }
 
 
-async def read_after(connection: Connection, position: int, limit: int) -> list[StoredEvent]:
-    """At most ``limit`` events behind ``position``, read on the caller's own connection."""
+async def read_after(
+    connection: Connection, position: int, limit: int, cold: Cold | None = None
+) -> list[StoredEvent]:
+    """At most ``limit`` events behind ``position``, read on the caller's own connection.
+
+    ``cold``: reads what Postgres does not hold any more; who reads on and on passes its own.
+    """
+    found = await _hot_after(connection, position, limit)
+    if _is_whole(found, position):
+        return found
+    return await (cold or Cold()).between(on(connection), position, found[-1].position, limit)
+
+
+async def _hot_after(connection: Connection, position: int, limit: int) -> list[StoredEvent]:
     async with connection.cursor(row_factory=class_row(StoredEvent), binary=True) as cursor:
         await cursor.execute(_AFTER, (position, limit))
         return await cursor.fetchall()
+
+
+def _is_whole(found: Sequence[StoredEvent], position: int) -> bool:
+    """Whether nothing is missing behind a position: positions have no gaps, and the last event is
+    never dropped."""
+    return not found or found[-1].position == position + len(found)

@@ -47,6 +47,8 @@ from eventsourcing.utils import retry
 from psycopg.rows import DictRow
 from psycopg.sql import SQL, Identifier
 
+from eventstore.archive.cold import ATTEMPTS, Cold, dropped_of_stream, dropped_segments
+from eventstore.archive.object_store import ArchiveDamaged
 from eventstore.schema import create_tables
 
 ORGANISATION_VARIABLE = "CHAINLYTICS_ORGANISATION_ID"
@@ -56,12 +58,13 @@ _CONNECTION_ERRORS = (InterfaceError, OperationalError)
 _WINDOW = 10_000  # positions that a subscription looks at in one statement
 _POLL_S = 1.0
 _PAUSE_S = 0.5  # before a lost connection is made again
-_END = 2**63 - 1
+_BEGIN, _END = -1, 2**63 - 1
 
 _LOCK_HEAD = SQL("SELECT position FROM {schema}.log_head FOR UPDATE")
 
 # A statement of its own behind the lock: it must see what was committed while the lock was waited
-# for, which the snapshot of a statement that had waited itself would not show.
+# for, which the snapshot of a statement that had waited itself would not show. A version that the
+# stream has passed is refused as none, for its row may be dropped: the primary key would take it.
 _INSERT = SQL("""
 WITH given AS (
     UPDATE {schema}.log_head
@@ -70,7 +73,11 @@ WITH given AS (
 )
 INSERT INTO {schema}.events (originator_id, originator_version, topic, state, notification_id,
                              event_id, organisation_id, recorded_at, correlation_id, actor)
-SELECT e.stream, e.version, e.topic, e.state, given.head + e.n,
+SELECT e.stream,
+       CASE WHEN e.version >= coalesce((SELECT max(originator_version) FROM {schema}.events
+                                        WHERE originator_id = e.stream), e.version)
+            THEN e.version END,
+       e.topic, e.state, given.head + e.n,
        e.id, %(organisation)s, given.recorded_at, %(correlation)s, %(actor)s
 FROM given, unnest(%(streams)s::uuid[], %(versions)s::bigint[], %(topics)s::text[],
                    %(states)s::bytea[], %(ids)s::uuid[])
@@ -82,10 +89,17 @@ _FIRST_POSITION = SQL("""
 SELECT notification_id AS position FROM {schema}.events
 WHERE originator_id = %s AND originator_version = %s AND event_id = %s""")
 
+# One row at least: whether a part is dropped, in the snapshot of the events.
 _NOTIFICATIONS = SQL("""
-SELECT notification_id AS id, originator_id, originator_version, topic, state FROM {schema}.events
-WHERE notification_id BETWEEN %(first)s AND %(last)s AND {which}
-ORDER BY notification_id LIMIT %(limit)s""")
+SELECT dropped.so, found.* FROM (
+    SELECT EXISTS (SELECT FROM {schema}.segments WHERE dropped_at IS NOT NULL
+        AND last_position >= %(first)s AND first_position <= %(last)s) AS so
+) AS dropped LEFT JOIN LATERAL (
+    SELECT notification_id AS id, originator_id, originator_version, topic, state
+    FROM {schema}.events
+    WHERE notification_id BETWEEN %(first)s AND %(last)s AND {which} AND NOT dropped.so
+    ORDER BY notification_id LIMIT %(limit)s
+) AS found ON true ORDER BY id""")
 
 
 class LogRecorder(PostgresApplicationRecorder):
@@ -113,6 +127,7 @@ class LogRecorder(PostgresApplicationRecorder):
         schema = Identifier(datastore.schema)
         self.sql_create_statements.clear()  # the tables are made by our own schema
         self._actor = f"{ACTOR}/{events_table_name.removesuffix('_events')}"
+        self._cold = Cold()
         self._organisation = UUID(os.environ.get(ORGANISATION_VARIABLE) or str(UUID(int=0)))
         # One row is locked, not the table. It is held to the end of the commit, so positions are
         # committed in their order and without a gap; and it leaves VACUUM, ANALYZE and CREATE
@@ -197,6 +212,46 @@ class LogRecorder(PostgresApplicationRecorder):
             binary=True,
         )
 
+    def select_events(
+        self,
+        originator_id: UUID | str,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[StoredEvent]:
+        """Events of a stream, wherever they are; as the package asks for them."""
+        found: Sequence[StoredEvent]
+        found = super().select_events(originator_id, gt=gt, lte=lte, desc=desc, limit=limit)
+        if _whole(found, gt, lte, desc, limit):
+            return found
+        seen = _BEGIN if gt is None else gt
+        for _ in range(ATTEMPTS):
+            # To its end, for the newest event of a stream is never dropped: what is missing shows.
+            hot = super().select_events(originator_id, gt=gt)
+            with self.datastore.get_connection() as connection:
+                cold = dropped_of_stream(
+                    connection, UUID(str(originator_id)), seen, self.datastore.schema
+                )
+            events = {
+                one.version: StoredEvent(one.stream_id, one.version, one.topic, one.state)
+                for one in cold
+            }
+            for event in hot:
+                version = event.originator_version
+                if events.setdefault(version, event) != event:
+                    raise ArchiveDamaged(
+                        f"version {version} of stream {originator_id} is another event in Postgres "
+                        "than in the archive"
+                    )
+            versions = sorted(events)
+            # What was put back between the two statements is in neither answer.
+            if not versions or _gapless(versions, seen):
+                versions = [one for one in versions if lte is None or one <= lte]
+                return [events[one] for one in (versions[::-1] if desc else versions)[:limit]]
+        raise OperationalError(f"stream {originator_id} has a hole")
+
     @retry(_CONNECTION_ERRORS, max_attempts=10, wait=0.2)
     def select_notifications(
         self,
@@ -208,18 +263,68 @@ class LogRecorder(PostgresApplicationRecorder):
         inclusive_of_start: bool = True,
     ) -> Sequence[Notification]:
         """The application's own events, or those of ``topics``, in log order."""
-        parameters = {
-            "first": (start or 0) + (start is not None and not inclusive_of_start),
-            "last": _END if stop is None else stop,
-            "limit": limit,
-            "actor": self._actor,
-            "topics": list(topics),
-        }
-        query = self._select_topics if topics else self._select_own
+        first = (start or 0) + (start is not None and not inclusive_of_start)
+        last = _END if stop is None else stop
+        until = last  # up to where Postgres is asked
+        found: list[Notification] = []
+        while first <= last and len(found) < limit:
+            room = limit - len(found)
+            some = self._notifications(first, until, room, topics)
+            if some is not None:
+                found += some
+                first, until = until + 1, last
+                continue
+            with self.datastore.get_connection() as connection:
+                dropped = dropped_segments(connection, first - 1, last, self.datastore.schema)
+            if dropped and dropped[0].segment.first <= first:
+                found += [
+                    Notification(
+                        originator_id=event.stream_id,
+                        originator_version=event.version,
+                        topic=event.topic,
+                        state=event.state,
+                        id=event.position,
+                    )
+                    for event in self._cold.events(
+                        dropped[0],
+                        first - 1,
+                        last,
+                        room,
+                        topics=topics or None,
+                        actor=None if topics else self._actor,
+                    )
+                ]
+                first, until = dropped[0].segment.last + 1, last
+            else:  # nothing any more: it was put back
+                until = dropped[0].segment.first - 1 if dropped else last
+        return found
+
+    def _notifications(
+        self, first: int, last: int, limit: int, topics: Sequence[str]
+    ) -> list[Notification] | None:
+        """What Postgres has of a range; None: a part of it is dropped."""
         with self.datastore.cursor() as cursor:
             # Planned each time: a plan made while the log was short would read it all later on.
-            cursor.execute(query, parameters, prepare=False, binary=True)
-            return [Notification(**row) for row in cursor.fetchall()]
+            cursor.execute(
+                self._select_topics if topics else self._select_own,
+                {
+                    "first": first,
+                    "last": last,
+                    "limit": limit,
+                    "actor": self._actor,
+                    "topics": list(topics),
+                },
+                prepare=False,
+                binary=True,
+            )
+            rows = cursor.fetchall()
+        if rows[0]["so"]:
+            return None
+        return [
+            Notification(**{name: value for name, value in row.items() if name != "so"})
+            for row in rows
+            if row["id"] is not None
+        ]
 
     def subscribe(
         self, gt: int | None = None, topics: Sequence[str] = ()
@@ -265,6 +370,36 @@ class LogTrackingRecorder(PostgresTrackingRecorder):
             known = self._max_tracking_id(self.table_migration_identifier, curs)
             self.tracking_migration_previous = self.tracking_migration_current = known
         super()._create_table(curs)
+
+
+def _whole(
+    found: Sequence[StoredEvent],
+    gt: int | None,
+    lte: int | None,
+    desc: bool,
+    limit: int | None,
+) -> bool:
+    """Whether what Postgres gave is surely all that was asked for of a stream: no gaps, from where
+    it was to begin, to where it was to end."""
+    versions = [event.originator_version for event in found]
+    if desc:
+        versions.reverse()
+    if not versions or not _consecutive(versions):
+        return False
+    full = limit is not None and len(versions) == limit
+    begins = versions[0] <= (1 if gt is None else gt + 1) or (desc and full)
+    # The newest event of a stream is never dropped.
+    ends = lte is None or versions[-1] == lte or (full and not desc)
+    return begins and ends
+
+
+def _consecutive(versions: Sequence[int]) -> bool:
+    return versions[-1] - versions[0] + 1 == len(versions)
+
+
+def _gapless(versions: Sequence[int], seen: int) -> bool:
+    """Whether these can be all versions of a stream behind one."""
+    return versions[0] <= max(seen, 0) + 1 and _consecutive(versions)
 
 
 def _is_there(cursor: psycopg.Cursor[DictRow], schema: str, table: str) -> bool:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-_SCHEMA = Path(__file__).with_name("schema.sql")
+#: In this order: a later file may speak of tables of an earlier one.
+_FILES = ("schema.sql", "seals.sql", "archive.sql", "people.sql", "trail.sql")
+_SCHEMA = b"\n".join(Path(__file__).with_name(name).read_bytes() for name in _FILES)
+#: Every table that the schema makes.
+TABLES: tuple[str, ...] = tuple(
+    re.findall(r"^CREATE TABLE IF NOT EXISTS (\w+)", _SCHEMA.decode(), re.MULTILINE)
+)
 _ADVISORY_LOCK = 0x_C4A1_0001
 
 
@@ -28,14 +35,13 @@ def create_tables(cursor: psycopg.Cursor[Any]) -> None:
     Nothing is touched where this very schema was applied before: its statements take locks that an
     append would wait for, and the start of one process must not hold up the others.
     """
-    schema = _SCHEMA.read_bytes()
-    digest = hashlib.sha256(schema).hexdigest()
+    digest = hashlib.sha256(_SCHEMA).hexdigest()
     if _applied(cursor) == digest:
         return
     cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
     if _applied(cursor) == digest:
         return
-    cursor.execute(schema, prepare=False)
+    cursor.execute(_SCHEMA, prepare=False)
     cursor.execute("UPDATE schema_applied SET digest = %s", (digest,))
 
 

@@ -7,6 +7,21 @@ CREATE TABLE IF NOT EXISTS schema_applied (
 );
 INSERT INTO schema_applied (digest) SELECT '' WHERE NOT EXISTS (SELECT FROM schema_applied);
 
+-- A log of a former version. Before anything else that is locked here: an append that is under way holds
+-- this table and goes on to the events, so whoever has locked those and waits for this one is deadlocked.
+DO $$
+BEGIN
+    IF to_regclass('commands') IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_attribute
+        WHERE attrelid = to_regclass('commands') AND attname = 'asked' AND NOT attisdropped
+    ) THEN
+        ALTER TABLE commands ADD COLUMN organisation_id uuid, ADD COLUMN asked text;
+        CREATE INDEX commands_at ON commands (organisation_id, recorded_at)
+            WHERE organisation_id IS NOT NULL;
+    END IF;
+END
+$$;
+
 -- One table of events in one gapless, commit-ordered sequence of positions. The first five columns are
 -- those of the eventsourcing package (notification_id is our position), so its recorders work on it.
 CREATE TABLE IF NOT EXISTS events (
@@ -38,15 +53,23 @@ CREATE TABLE IF NOT EXISTS log_head (
 INSERT INTO log_head (position, recorded_at)
 SELECT 0, '-infinity' WHERE NOT EXISTS (SELECT FROM log_head) ON CONFLICT DO NOTHING;
 
--- What every accepted command was answered, by its id: a retry gets the first answer.
+-- What every accepted command was answered, by its id: a retry gets the first answer. And who did what
+-- with which roles (docs/adr/0032); `asked` is what eventstore/group.py packs: command, roles, actor and,
+-- where there are no events that say it, correlation and causation, with U+001F between them.
 CREATE TABLE IF NOT EXISTS commands (
     command_id  uuid        PRIMARY KEY,
     digest      bytea       NOT NULL,
     stream      text        NOT NULL,
     version     bigint      NOT NULL,
     position    bigint      NOT NULL,
-    recorded_at timestamptz NOT NULL
+    recorded_at timestamptz NOT NULL,
+    -- Null in rows that a former version of the code has stored.
+    organisation_id uuid,
+    asked       text
 );
+-- A group's rows have the same key, which is stored once for them.
+CREATE INDEX IF NOT EXISTS commands_at ON commands (organisation_id, recorded_at)
+    WHERE organisation_id IS NOT NULL;
 
 -- Content-addressed bytes (trained models): named by the SHA-256 of what they hold.
 CREATE TABLE IF NOT EXISTS artifacts (
@@ -73,6 +96,7 @@ CREATE TABLE IF NOT EXISTS snapshots (
 -- a single SQL statement would check versions against a snapshot taken before the wait.
 CREATE OR REPLACE FUNCTION append_group(
     c_unit bigint[], c_id uuid[], c_digest bytea[], c_stream text[], c_version bigint[], c_last bigint[],
+    c_organisation uuid[], c_asked text[],
     x_unit bigint[], x_stream uuid[], x_version bigint[],
     e_unit bigint[], e_stream uuid[], e_version bigint[], e_topic text[], e_state bytea[], e_id uuid[],
     e_organisation uuid[], e_correlation uuid[], e_causation uuid[], e_actor text[]
@@ -137,10 +161,12 @@ BEGIN
                    w.organisation, moment, w.correlation, w.causation, w.actor
             FROM kept w ORDER BY w.n
         ), answered AS (
-            INSERT INTO commands (command_id, digest, stream, version, position, recorded_at)
-            SELECT c.id, c.digest, c.stream, c.version, coalesce(w.given, head), moment
-            FROM unnest(c_unit, c_id, c_digest, c_stream, c_version, c_last)
-                 AS c (unit, id, digest, stream, version, last)
+            INSERT INTO commands (command_id, digest, stream, version, position, recorded_at,
+                                  organisation_id, asked)
+            SELECT c.id, c.digest, c.stream, c.version, coalesce(w.given, head), moment,
+                   c.organisation, c.asked
+            FROM unnest(c_unit, c_id, c_digest, c_stream, c_version, c_last, c_organisation, c_asked)
+                 AS c (unit, id, digest, stream, version, last, organisation, asked)
             LEFT JOIN kept w ON w.n = c.last
             WHERE c.unit <> ALL (failed)
         )
@@ -155,10 +181,12 @@ BEGIN
                     e_organisation, e_correlation, e_causation, e_actor)
              WITH ORDINALITY AS e (stream, version, topic, state, id,
                                    organisation, correlation, causation, actor, n);
-        INSERT INTO commands (command_id, digest, stream, version, position, recorded_at)
-        SELECT c.id, c.digest, c.stream, c.version, head + coalesce(c.last, 0), moment
-        FROM unnest(c_id, c_digest, c_stream, c_version, c_last)
-             AS c (id, digest, stream, version, last);
+        INSERT INTO commands (command_id, digest, stream, version, position, recorded_at,
+                              organisation_id, asked)
+        SELECT c.id, c.digest, c.stream, c.version, head + coalesce(c.last, 0), moment,
+               c.organisation, c.asked
+        FROM unnest(c_id, c_digest, c_stream, c_version, c_last, c_organisation, c_asked)
+             AS c (id, digest, stream, version, last, organisation, asked);
     END IF;
 
     IF stored > 0 THEN
@@ -170,19 +198,45 @@ BEGIN
 END
 $$;
 
--- The last position recorded at or before a moment; 0 before the first. Recorded times never fall as
--- positions rise, and positions have no gaps: a binary search over the index of positions.
+-- As processes of the former version call it, which go on while a new one is rolled out.
+CREATE OR REPLACE FUNCTION append_group(
+    c_unit bigint[], c_id uuid[], c_digest bytea[], c_stream text[], c_version bigint[], c_last bigint[],
+    x_unit bigint[], x_stream uuid[], x_version bigint[],
+    e_unit bigint[], e_stream uuid[], e_version bigint[], e_topic text[], e_state bytea[], e_id uuid[],
+    e_organisation uuid[], e_correlation uuid[], e_causation uuid[], e_actor text[]
+) RETURNS TABLE (outcome text, unit bigint, command uuid, stream text, version bigint, "position" bigint,
+                 stream_id uuid, expected bigint)
+LANGUAGE sql AS $$
+    SELECT * FROM append_group(
+        c_unit, c_id, c_digest, c_stream, c_version, c_last,
+        -- Whose and by whom, as the events say; command and roles are not known.
+        ARRAY(SELECT e_organisation[one.last] FROM unnest(c_last) WITH ORDINALITY AS one (last, n)
+              ORDER BY one.n),
+        ARRAY(SELECT E'\x1f\x1f' || e_actor[one.last]
+              FROM unnest(c_last) WITH ORDINALITY AS one (last, n) ORDER BY one.n),
+        x_unit, x_stream, x_version,
+        e_unit, e_stream, e_version, e_topic, e_state, e_id,
+        e_organisation, e_correlation, e_causation, e_actor)
+$$;
+
+-- The last position here recorded at or before a moment; 0 before the first. Recorded times never fall as
+-- positions rise: a binary search over the index of positions. Where one is dropped (archive.sql), the next
+-- one that is here speaks for it; what is between the answer and that one is for the archive to tell.
 CREATE OR REPLACE FUNCTION position_at(moment timestamptz) RETURNS bigint
 LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
 DECLARE
     low    bigint := 0;
     high   bigint := coalesce((SELECT max(notification_id) FROM events), 0);
     middle bigint;
+    here   bigint;
+    at     timestamptz;
 BEGIN
     WHILE low < high LOOP
         middle := (low + high + 1) / 2;
-        IF (SELECT e.recorded_at FROM events e WHERE e.notification_id = middle) <= moment THEN
-            low := middle;
+        SELECT e.notification_id, e.recorded_at INTO here, at FROM events e
+        WHERE e.notification_id >= middle ORDER BY e.notification_id LIMIT 1;
+        IF at <= moment THEN
+            low := here;
         ELSE
             high := middle - 1;
         END IF;

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 import psycopg
 import structlog
+from psycopg import AsyncConnection
 
+from eventstore.archive.cold import Cold
 from eventstore.log import LogUnavailable
 from eventstore.wire import BIGINTS, BYTES, TEXTS, UUIDS, Statement, Wire
 
@@ -53,6 +56,7 @@ _SAVE = Statement(
     (UUIDS, TEXTS, BIGINTS, BYTES),
 )
 _MOST = 1000  # streams in one load
+_COLD_AT_ONCE = 4
 _WAITING = 10_000  # loads that may wait for one under way
 _log = structlog.get_logger(__name__)
 
@@ -94,6 +98,9 @@ class Streams:
     """
 
     def __init__(self, url: str, *, patience_s: float = 15.0) -> None:
+        self._url = url
+        self._cold = Cold(patience_s=patience_s)
+        self._cold_turn = asyncio.Semaphore(_COLD_AT_ONCE)
         self._wire = Wire(url, [_LOAD, _SAVE], patience_s=patience_s)
         self._patience_s = patience_s
         self._queue: deque[_Asked] = deque()
@@ -114,8 +121,12 @@ class Streams:
         """What is known of each stream behind the version that was seen of it.
 
         Raises:
-            LogUnavailable: the database did not answer in time.
+            LogUnavailable: the database, or the archive, did not answer in time.
         """
+        return await self._completed(wanted, await self._hot(wanted))
+
+    async def _hot(self, wanted: Mapping[UUID, Wanted]) -> dict[UUID, Loaded]:
+        """What Postgres has of the streams."""
         if self._busy:
             if len(self._queue) >= _WAITING:
                 raise LogUnavailable(f"{len(self._queue)} loads wait for the database already")
@@ -199,6 +210,39 @@ class Streams:
                 found[number].events.append((version, topic.decode(), state))
         return found
 
+    async def _completed(
+        self, wanted: Mapping[UUID, Wanted], found: dict[UUID, Loaded]
+    ) -> dict[UUID, Loaded]:
+        """With what Postgres does not hold any more, of streams that nobody has loaded for long.
+        Loads of other streams go on meanwhile."""
+        lacking = {
+            stream_id: _behind(one, wanted[stream_id].seen)
+            for stream_id, one in found.items()
+            if not _whole(one, wanted[stream_id].seen)
+        }
+        if not lacking:
+            return found
+        try:
+            async with asyncio.timeout(self._patience_s), self._cold_turn:
+                events = await self._cold.streams(self._connect, lacking)
+        except TimeoutError as error:
+            raise LogUnavailable("streams cannot be loaded: no answer in time") from error
+        except psycopg.Error as error:
+            raise LogUnavailable(f"streams cannot be loaded: {error}") from error
+        return found | {
+            stream_id: found[stream_id]._replace(
+                events=[(one.version, one.topic, one.state) for one in events[stream_id]]
+            )
+            for stream_id in lacking
+        }
+
+    @asynccontextmanager
+    async def _connect(self) -> AsyncIterator[AsyncConnection[Any]]:
+        async with await AsyncConnection.connect(
+            self._url, autocommit=True, connect_timeout=5
+        ) as connection:
+            yield connection
+
     async def _save_all(self) -> None:
         taken, self._snapshots = self._snapshots, {}
         try:
@@ -213,3 +257,15 @@ class Streams:
             )
         except (LogUnavailable, psycopg.Error) as error:
             _log.warning("snapshots not kept", streams=len(taken), error=str(error).strip())
+
+
+def _behind(found: Loaded, seen: int) -> int:
+    """The version behind which events were asked for."""
+    return seen if found.snapshot is None else found.snapshot.version
+
+
+def _whole(found: Loaded, seen: int) -> bool:
+    """Whether these are all events behind what is known: the newest one of a stream is never
+    dropped, so that what is missing shows as a gap."""
+    events = found.events
+    return not events or events[-1][0] == _behind(found, seen) + len(events)

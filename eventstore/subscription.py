@@ -12,6 +12,7 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
+from eventstore.archive.cold import PRESENT, Cold, on
 from eventstore.log import Connection, StoredEvent, read_after
 
 CHANNEL = "events"
@@ -19,7 +20,8 @@ _log = structlog.get_logger(__name__)
 
 # Head and rows are of one snapshot. The log has no gaps and is committed in its order, so that
 # nothing can still come in at or before that head: what did not match may be passed over.
-_MATCHING = """SELECT head.position, matching.* FROM log_head AS head LEFT JOIN LATERAL (
+_MATCHING = f"""SELECT head.position, NOT {PRESENT}, matching.*
+    FROM log_head AS head LEFT JOIN LATERAL (
         SELECT notification_id, originator_id, originator_version, topic, state, event_id,
             organisation_id, recorded_at, correlation_id, causation_id, actor
         FROM events
@@ -165,11 +167,12 @@ async def read_page(
     *,
     topics: Collection[str] | None = None,
     window: int = 10_000,
+    cold: Cold | None = None,
 ) -> Page:
     """At most ``limit`` events behind ``position``; with ``topics``, those of the next ``window``
-    positions that are of these topics."""
+    positions that are of these topics. ``cold``: reads what Postgres does not hold any more."""
     if topics is None:
-        events = await read_after(connection, position, limit)
+        events = await read_after(connection, position, limit, cold)
         return Page(events, events[-1].position if events else position, len(events) == limit)
     last = position + window
     async with connection.cursor(binary=True) as cursor:
@@ -181,7 +184,12 @@ async def read_page(
         )
         rows = await cursor.fetchall()
     head = rows[0][0]
-    events = [StoredEvent(*row[1:]) for row in rows if row[1] is not None]
+    if rows[0][1]:  # a part of the window is dropped
+        events = await (cold or Cold()).between(
+            on(connection), position, min(last, head), limit, topics=topics
+        )
+    else:
+        events = [StoredEvent(*row[2:]) for row in rows if row[2] is not None]
     full = len(events) == limit
     reached = events[-1].position if full else max(position, min(last, head))
     return Page(events, reached, reached < head)
@@ -227,6 +235,7 @@ class Subscription:
         self._window = window
         self._bell = Bell(url, poll_s=poll_s)
         self._connection: AsyncConnection[TupleRow] | None = None
+        self._cold = Cold()
         self._reader: asyncio.Task[None] | None = None
         self._room = asyncio.Semaphore(buffer)
         self._ahead: asyncio.Queue[Page | Exception] = asyncio.Queue()  # `_room` bounds it
@@ -297,7 +306,12 @@ class Subscription:
                     self._url, autocommit=True, connect_timeout=5
                 )
             return await read_page(
-                self._connection, position, self._batch, topics=self._topics, window=self._window
+                self._connection,
+                position,
+                self._batch,
+                topics=self._topics,
+                window=self._window,
+                cold=self._cold,
             )
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             _log.warning("reading again", position=position, error=str(error).strip())

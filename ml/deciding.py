@@ -23,6 +23,7 @@ from domain.decisions import (
 )
 from domain.models import Role
 from eventstore import LogUnavailable
+from eventstore.archive.object_store import ArchiveDamaged
 from eventstore.artifacts import ArtifactCorrupt
 from ml.governance import KIND_STOPPED, Ruling, rulings
 from ml.history import matrix, with_sources
@@ -72,24 +73,26 @@ async def decide(
     """Answer requests of one kind, each as of its own log position, in one batch.
 
     A request that cannot be decided is answered alone with the reason; one that upsets the whole
-    batch is found by halving it.
+    batch is found by halving it. So is one that needs a file of the archive that is lost.
 
     Raises:
-        psycopg.Error, LogUnavailable: the database cannot be read: nobody is answered.
+        psycopg.Error, LogUnavailable: the database, or the archive, cannot be read: nobody is
+            answered.
     """
     if not requests:
         return []
     try:
         return await _decide(kind, requests, history, load, gate, instead)
-    except (psycopg.Error, LogUnavailable):
-        raise
     except Exception as error:
+        # What is lost is lost for the next attempt too: it must not hold up all others.
+        lost = isinstance(error, ArchiveDamaged)
+        if isinstance(error, psycopg.Error | LogUnavailable) and not lost:
+            raise
         if len(requests) == 1:
             # The requester is told in a line; whoever has to mend it needs to know where.
             decision_id = requests[0].event.decision_id
             _log.warning("cannot decide", decision_id=decision_id, exc_info=True)
-            told = f"{type(error).__name__}: {error}".replace("\0", "")
-            return [_failed(requests[0], Failed("decision.error", told[:500]))]
+            return [_failed(requests[0], _as_failure(error))]
         middle = len(requests) // 2
         return [
             *await decide(kind, requests[:middle], history, load, gate, instead),
@@ -122,6 +125,13 @@ async def _decide(
         except Failed as failure:
             answers.append(_failed(request, failure))
     return answers
+
+
+def _as_failure(error: Exception) -> Failed:
+    if isinstance(error, ArchiveDamaged):
+        return Failed("decision.history_lost", "a part of the archive that it needs is lost")
+    told = f"{type(error).__name__}: {error}".replace("\0", "")
+    return Failed("decision.error", told[:500])
 
 
 def _failed(request: Request, failure: Failed) -> Answer:

@@ -32,6 +32,7 @@ from domain.decisions import (
 from domain.errors import Refused
 from domain.values import Command
 from eventstore import Receipt, StoredEvent
+from eventstore.archive.cold import Cold
 from eventstore.artifacts import Artifacts
 from eventstore.log import Connection, read_after
 from eventstore.subscription import follow
@@ -72,6 +73,7 @@ class DecisionConsumer:
         self._bus = bus
         self._scorers = Scorers(artifacts)
         self._batch = batch
+        self._cold = Cold()
 
     async def prepare(self) -> None:
         """Create the feature tables; rebuild those that are new or whose declaration changed."""
@@ -120,7 +122,7 @@ class DecisionConsumer:
                 )
             known = await store.progress(connection, FEATURE_TABLES)
             position = min(progress.position for progress in known.values())
-            events = await read_after(connection, position, self._batch)
+            events = await read_after(connection, position, self._batch, self._cold)
             if not events:
                 return False
             frames = decode(events, wanted(FEATURE_TABLES))

@@ -23,7 +23,7 @@ from ml.history import LogHistory, matrix, with_sources
 from ml.kind import Kind
 from ml.scoring import Matrix, Scorer, base_score, libraries, seal
 from projections.contributions import contributions
-from projections.frames import decode_frame, wanted
+from projections.frames import wanted
 from projections.projector import Progress
 from projections.reading import LogReader
 from projections.table import Table
@@ -91,10 +91,8 @@ async def read_log(
     position = 0
     async with LogReader(url) as reader:
         while position < head:
-            end = min(head, position + reader.window)
-            frames = decode_frame(
-                await reader.between(asked, position, end, organisation_id), asked
-            )
+            end = await reader.window_end(position, head)
+            frames = await reader.frames(asked, position, end, organisation_id)
             for table in tables:
                 parts[table].append(contributions(table, frames))
             for event, names in kind.examples.fields.items():

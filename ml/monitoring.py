@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import numpy as np
-import polars as pl
 
 from commands import Bus, Context, stream_id
 from commands.models import model_stream
@@ -39,7 +38,7 @@ from ml.drift import estimated_accuracy, estimated_brier, ks, psi
 from ml.models import loaded
 from ml.scoring import Matrix, ModelUnfit, Scorer
 from ml.weighing import floats
-from projections.frames import decode_frame
+from projections.frames import Frames
 from projections.reading import LogReader
 
 ACTOR = "model-monitor"
@@ -174,9 +173,9 @@ async def model_of(url: str, log: Log, organisation_id: UUID, start: str) -> str
     head, position = await log.head(), 0
     async with LogReader(url) as reader:
         while position < head:
-            end = min(head, position + reader.window)
-            rows = await reader.between(fields, position, end, organisation_id)
-            for frame in decode_frame(rows, fields).values():
+            end = await reader.window_end(position, head)
+            frames = await reader.frames(fields, position, end, organisation_id)
+            for frame in frames.values():
                 known |= set(frame["model_hash"])
             position = end
     found = [one for one in known if one.startswith(start)]
@@ -216,15 +215,15 @@ async def _read(
     position = first - 1
     async with LogReader(url) as reader:
         while position < last:
-            end = min(last, position + reader.window)
-            rows = await reader.between(_FIELDS, position, end, organisation_id)
-            await asyncio.to_thread(_take, found, rows, model_hash)
+            end = await reader.window_end(position, last)
+            frames = await reader.frames(_FIELDS, position, end, organisation_id)
+            await asyncio.to_thread(_take, found, frames, model_hash)
             position = end
     return found
 
 
-def _take(found: _Stretch, rows: pl.DataFrame, model_hash: str) -> None:
-    for event, frame in decode_frame(rows, _FIELDS).items():
+def _take(found: _Stretch, frames: Frames, model_hash: str) -> None:
+    for event, frame in frames.items():
         mine = frame.filter(frame["model_hash"] == model_hash)
         if event is DecisionMade:
             for state in mine["state"]:

@@ -8,14 +8,25 @@ those of Okabe & Ito 2008, told apart by the colour-blind too. Lengths are in pi
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ml.calibration import Bin
+from ml.drawing import EDGE as _EDGE
+from ml.drawing import FAINT as _FAINT
+from ml.drawing import INK as _INK
+from ml.drawing import SIZE as _SIZE
+from ml.drawing import WIDTH
+from ml.drawing import cut as _cut
+from ml.drawing import escape as _escape
+from ml.drawing import heading as _heading
+from ml.drawing import line as _line
+from ml.drawing import plain as _plain
+from ml.drawing import svg as _svg
+from ml.drawing import text as _text
+from ml.drawing import width as _width
 
-WIDTH = 760
 UP, DOWN = "#d62728", "#0072b2"
 SERIES = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#595959")
 #: How far the parts of a waterfall may sum past its end: less than a pixel in any picture.
@@ -23,28 +34,7 @@ ADDITIVITY_TOLERANCE = 1e-3
 #: Nodes on a side of ``flows``, the one for the rest included.
 MOST_NODES = 12
 
-_INK, _FAINT, _GRID = "#222222", "#595959", "#d9d9d9"
-_FONT = "Arial, Helvetica, 'Liberation Sans', sans-serif"
-_SIZE, _TITLE_SIZE = 12, 16
-_EDGE = 16
-
-_UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-# Advance widths in em of DejaVu Sans, the widest of the fonts that a browser may take.
-_ADVANCES = {
-    letter: advance
-    for letters, advance in (
-        ("ijl'", 0.28),
-        (" .,:;|", 0.34),
-        ('ftr!()[]/\\-I"', 0.42),
-        ("cskvxyzJ{}*?_`°L", 0.59),
-        ("abdeghnopqu0123456789$FETPSYZ", 0.66),
-        ("ABCDGHKNORUVX&", 0.79),
-        ("+=<>~^#−×→", 0.84),
-        ("mwMWQ@%…", 1.0),
-    )
-    for letter in letters
-}
+_GRID = "#d9d9d9"
 
 
 def waterfall(
@@ -486,100 +476,10 @@ def _label(
     return _text(x, y, short, anchor=anchor, full=full)
 
 
-def _heading(title: str) -> tuple[str, float]:
-    """The title in one line or two, and where the next thing may begin."""
-    room = WIDTH - 2 * _EDGE
-    words, first = _plain(title).split(" "), ""
-    while words and _width(f"{first} {words[0]}", _TITLE_SIZE, bold=True) <= room:
-        first = f"{first} {words.pop(0)}".strip()
-    told = [first, " ".join(words)] if first and words else [first or " ".join(words)]
-    parts = [
-        _text(
-            _EDGE,
-            28 + 22 * number,
-            _cut(line, room, _TITLE_SIZE, bold=True),
-            size=_TITLE_SIZE,
-            bold=True,
-        )
-        for number, line in enumerate(told)
-    ]
-    return "".join(parts), 18 + 22.0 * len(told)
-
-
 def _nothing(title: str, heading: str, y: float) -> str:
     parts = [heading, _text(_EDGE, y + 20, "Nothing to show yet.", fill=_FAINT)]
     return _svg(title, "Nothing to show yet.", y + 40, parts)
 
 
-def _svg(title: str, summary: str, height: float, parts: Iterable[str]) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{WIDTH}" height="{height:.0f}" '
-        f'viewBox="0 0 {WIDTH} {height:.0f}" font-family="{_FONT}" font-size="{_SIZE}">'
-        f"<title>{_escape(_plain(title))}</title><desc>{_escape(_plain(summary))}</desc>"
-        f'<rect width="{WIDTH}" height="{height:.0f}" fill="#ffffff"/>{"".join(parts)}</svg>'
-    )
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    anchor: str = "start",
-    fill: str = _INK,
-    size: int = _SIZE,
-    bold: bool = False,
-    full: str = "",
-) -> str:
-    """``full``: what a pointer is told where the text was cut."""
-    more = f"<title>{_escape(full)}</title>" if full and (full := _plain(full)) != text else ""
-    at = f' text-anchor="{anchor}"' if anchor != "start" else ""
-    sized = f' font-size="{size}"' if size != _SIZE else ""
-    weight = ' font-weight="bold"' if bold else ""
-    return (
-        f'<text x="{x:.2f}" y="{y:.2f}" fill="{fill}"{at}{sized}{weight}>'
-        f"{more}{_escape(text)}</text>"
-    )
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, dashes: str = "") -> str:
-    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
-    return (
-        f'<line x1="{x1:.2f}" y1="{y1:.2f}" x2="{x2:.2f}" y2="{y2:.2f}" stroke="{colour}"{dashed}/>'
-    )
-
-
 def _many(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _width(text: str, size: float, *, bold: bool = False) -> float:
-    """At least as many pixels as the text takes in any likely font."""
-    ems = sum(_ADVANCES.get(letter) or (0.75 if letter < "\u0250" else 1.3) for letter in text)
-    return ems * size * (1.12 if bold else 1.0)
-
-
-def _cut(text: str, room: float, size: float, *, bold: bool = False) -> str:
-    """The text, or as much of its beginning as there is room for and "…"."""
-    text = _plain(text)
-    if _width(text, size, bold=bold) <= room:
-        return text
-    room -= _width("…", size, bold=bold)
-    for end, letter in enumerate(text):
-        room -= _width(letter, size, bold=bold)
-        if room < 0:
-            return f"{text[:end].rstrip()}…"
-    return text
-
-
-def _plain(text: str) -> str:
-    """On one line."""
-    return " ".join(text.split())
-
-
-def _escape(text: str) -> str:
-    """As XML 1.0 can hold it, "�" for what it cannot."""
-    text = _UNFIT.sub("\ufffd", text)
-    return (
-        text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
-    )

@@ -27,9 +27,11 @@ from domain.decisions import (
 from domain.values import Event
 from eventstore import Log
 from eventstore.artifacts import Artifacts
+from eventstore.persons.keys import erased_persons
 from ml.catalogue import KINDS
 from ml.causes import cause as cause_of
 from ml.deciding import Answer
+from ml.erased import ErasedData
 from ml.kind import Request
 from ml.pieces import DEADLINE_PASSED, answers, too_late
 from ml.scorers import Scorers
@@ -53,7 +55,8 @@ ANSWERS: tuple[type[Event], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay found. ``cause`` is empty where every byte is the same."""
+    """What a replay found. ``cause`` is empty where every byte is the same; ``erased`` names what
+    its subject had told of persons who were erased since."""
 
     decision_id: str
     position: int
@@ -62,6 +65,7 @@ class Replayed:
     cause: str
     detail: str
     bytes_compared: int
+    erased: tuple[str, ...] = ()
 
 
 class NotAnswered(Exception):
@@ -104,13 +108,16 @@ async def replay(
     if decision_ids is not None:
         asked = await _stored(log, organisation_id, decision_ids)
         head = max((position for position, _ in asked.values()), default=0)
-    compare = _Comparison(organisation_id, None if asked is None else dict(asked))
+    erased = ErasedData(organisation_id, await erased_persons(log, organisation_id))
+    compare = _Comparison(organisation_id, None if asked is None else dict(asked), erased)
     scorers = Scorers(artifacts)
     fields: dict[type[Event], set[str]] = {DecisionRequested: {"state"}}
     if asked is None:
         fields |= {event: {"decision_id", "state"} for event in ANSWERS}
+    fields |= erased.fields
     async with LogReader(url) as reader:
         async for window in walk(reader, organisation_id, tables(), fields, head):
+            erased.read(window)
             requests = [one for one in requests_of(window) if compare.wants(one)]
             compare.expect(requests)
             async for some in answers(KINDS, requests, window.history, scorers):
@@ -150,9 +157,11 @@ class _Comparison:
         self,
         organisation_id: UUID,
         asked: dict[str, tuple[int, list[Stored]]] | None,
+        erased: ErasedData,
     ) -> None:
         self._organisation = str(organisation_id)
         self._asked = asked
+        self._erased = erased
         self._again: dict[str, Answer | None] = {}
         self._requests: dict[str, Request] = {}
         self._stored: dict[str, list[Stored]] = {}
@@ -224,6 +233,11 @@ class _Comparison:
                 cause=cause,
                 detail=detail,
                 bytes_compared=sum(len(state) for _, state, _ in stored),
+                erased=self._erased.of(
+                    KINDS[request.event.kind], request.event.subject_id, request.position
+                )
+                if request.event.kind in KINDS
+                else (),
             )
         )
 

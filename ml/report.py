@@ -57,7 +57,8 @@ class Report:
     blocks: Sequence[Block]
 
 
-_CSS = """
+#: How a page looks, light or dark as its reader's screen is.
+CSS = """
 :root { color-scheme: light dark; --ink: #1f2328; --faint: #5b636d; --rule: #d9dee3;
   --ground: #ffffff; --soft: #f5f7f9; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e3e6ea; --faint: #9aa4af; --rule: #343b44;
@@ -91,7 +92,7 @@ def as_html(report: Report) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{_CSS}</style>\n</head>\n"
+        f"<title>{title}</title>\n<style>{CSS}</style>\n</head>\n"
         f"<body>\n<main>\n<h1>{title}</h1>\n{body}\n</main>\n</body>\n</html>\n"
     )
 

@@ -14,7 +14,7 @@ from domain.values import Event
 from ml.history import LogHistory
 from projections.accumulate import Accumulator
 from projections.contributions import contributions
-from projections.frames import decode_frame, wanted
+from projections.frames import wanted
 from projections.reading import LogReader
 from projections.table import Table
 
@@ -51,13 +51,12 @@ async def walk(
     for event, names in fields.items():
         asked[event] = asked.get(event, set()) | names
 
-    async def piece(start: int, end: int) -> tuple[int, dict[type[Event], pl.DataFrame]]:
-        rows = await reader.between(asked, start, end, organisation_id)
-        return end, await asyncio.to_thread(decode_frame, rows, asked)
+    async def piece(start: int) -> tuple[int, dict[type[Event], pl.DataFrame]]:
+        end = await reader.window_end(start, after if start < after else to)
+        return end, await reader.frames(asked, start, end, organisation_id)
 
     def next_piece(start: int) -> asyncio.Task[tuple[int, dict[type[Event], pl.DataFrame]]]:
-        limit = after if start < after else to
-        return asyncio.create_task(piece(start, min(limit, start + reader.window)))
+        return asyncio.create_task(piece(start))
 
     task = next_piece(0) if to > 0 else None
     try:

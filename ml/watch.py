@@ -19,7 +19,7 @@ from domain.values import Event
 from eventstore import Log, LogUnavailable
 from eventstore.artifacts import Artifacts
 from ml.monitoring import LEAST_DECISIONS, LEAST_OUTCOMES, Measured, measure
-from projections.frames import NewerTopic, decode_frame
+from projections.frames import NewerTopic
 from projections.reading import LogReader
 
 _MEASURING = 0x_C4A1_0004
@@ -62,9 +62,8 @@ class Unmeasured:
             self._position, self._news = 0, {}
         async with LogReader(self._url) as reader:
             while self._position < to:
-                end = min(to, self._position + reader.window)
-                rows = await reader.between(_FIELDS, self._position, end, self._organisation)
-                frames = await asyncio.to_thread(decode_frame, rows, _FIELDS)
+                end = await reader.window_end(self._position, to)
+                frames = await reader.frames(_FIELDS, self._position, end, self._organisation)
                 # What a measurement of this window counts is in it or before it.
                 for event in _FIELDS:
                     if event in frames:

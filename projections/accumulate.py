@@ -11,7 +11,7 @@ import polars as pl
 
 from projections.contributions import contributions
 from projections.engine import folded, merge
-from projections.frames import decode_frame, wanted
+from projections.frames import Frames, wanted
 from projections.part import empty_part
 from projections.reading import LogReader
 from projections.table import Table
@@ -59,11 +59,6 @@ class Accumulator:
         return sum(part.height for part in self._parts)
 
 
-def left_out(rows: pl.DataFrame, positions: Collection[int]) -> pl.DataFrame:
-    """Log rows without those of some positions."""
-    return rows.filter(~pl.col("position").is_in(list(positions))) if positions else rows
-
-
 async def parts(
     reader: LogReader,
     table: Table,
@@ -87,22 +82,20 @@ async def parts(
     """
     fields = wanted([table])
 
-    def fold(rows: pl.DataFrame) -> pl.DataFrame:
-        rows = left_out(rows, without)
-        part = contributions(table, decode_frame(rows, fields))
+    def fold(frames: Frames) -> pl.DataFrame:
+        part = contributions(table, frames)
         return merge(table, [part if counts is None else counts(part)])
 
     async def piece(start: int, end: int) -> pl.DataFrame:
-        return await asyncio.to_thread(
-            fold, await reader.between(fields, start, end, organisation_id)
-        )
+        frames = await reader.frames(fields, start, end, organisation_id, without)
+        return await asyncio.to_thread(fold, frames)
 
     ahead: deque[tuple[int, asyncio.Task[pl.DataFrame]]] = deque()
     asked = after
     try:
         while asked < to or ahead:
             while asked < to and len(ahead) < _AHEAD:
-                start, asked = asked, min(to, asked + reader.window)
+                start, asked = asked, await reader.window_end(asked, to)
                 ahead.append((asked, asyncio.create_task(piece(start, asked))))
             done, task = ahead.popleft()
             yield done, await task

@@ -12,7 +12,7 @@ from projections.accumulate import Accumulator, parts
 from projections.contributions import contributions
 from projections.engine import finish, merge
 from projections.folding import part_of_keys
-from projections.frames import decode_frame, wanted
+from projections.frames import wanted
 from projections.part import FIRST_EFFECTIVE, empty_part
 from projections.reading import LogReader
 from projections.running import running
@@ -96,9 +96,8 @@ async def running_as_of(
     told = [empty_part(table)]
     done = 0
     while done < to:
-        start, done = done, min(to, done + reader.window)
-        rows = await reader.between(fields, start, done, organisation_id)
-        part = contributions(table, decode_frame(rows, fields))
+        start, done = done, await reader.window_end(done, to)
+        part = contributions(table, await reader.frames(fields, start, done, organisation_id))
         told.append(part.join(asked, on=table.keys, how="semi"))
         if report is not None:
             report(done, to)

@@ -27,7 +27,7 @@ AUDIT_TRAIL = Table(
         "stream_id": first(dict.fromkeys(_EVENTS, "stream_id")),
         "version": first(dict.fromkeys(_EVENTS, "version")),
     },
-    indexes=(("stream_id", "position"), ("area", "position")),
+    indexes=(("stream_id", "position"), ("area", "position"), ("causation_id",)),
     every_event=True,
 )
 

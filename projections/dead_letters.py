@@ -11,7 +11,8 @@ import polars as pl
 from psycopg.rows import class_row
 from pydantic import BaseModel, ConfigDict
 
-from eventstore.log import Connection
+from eventstore.archive.cold import Cold, on
+from eventstore.log import Connection, LogUnavailable
 from projections.contributions import keys_of_events
 from projections.frames import Frames
 from projections.table import LAST_POSITION, Table
@@ -107,12 +108,24 @@ async def in_parked_streams(
     streams = [UUID(key.removeprefix(_STREAM)) for key in parked if key.startswith(_STREAM)]
     if not streams:
         return {}
+    first, last = positions
+    cold = Cold()
+    were_dropped = await cold.dropped(connection, first - 1, last)
     cursor = await connection.execute(
         """SELECT notification_id, originator_id FROM events
         WHERE notification_id BETWEEN %s AND %s AND originator_id = ANY(%s)""",
-        (*positions, streams),
+        (first, last, streams),
     )
-    return {position: [f"{_STREAM}{stream}"] for position, stream in await cursor.fetchall()}
+    found: dict[int, UUID] = dict(await cursor.fetchall())
+    # Asked twice: what was dropped or put back meanwhile is looked for in the archive too.
+    if were_dropped or await cold.dropped(connection, first - 1, last):
+        for events in (await cold.streams(on(connection), dict.fromkeys(streams, -1))).values():
+            found |= {one.position: one.stream_id for one in events}
+    return {
+        position: [f"{_STREAM}{stream}"]
+        for position, stream in found.items()
+        if first <= position <= last
+    }
 
 
 async def park(
@@ -126,6 +139,7 @@ async def park(
     """Park events of a table by position, with their keys; without keys by their streams."""
     if not keys:
         return
+    await Cold().bring_back(connection, list(keys))
     async with connection.cursor() as cursor:
         await cursor.executemany(
             f"""INSERT INTO dead_letters AS d
@@ -148,6 +162,8 @@ async def park(
                 for position, of in keys.items()
             ],
         )
+        if cursor.rowcount != len(keys):
+            raise LogUnavailable("events that are to be parked were dropped meanwhile")
 
 
 async def parked_positions(connection: Connection, table: Table, suffix: str = "") -> list[int]:

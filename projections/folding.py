@@ -15,12 +15,11 @@ from polars.exceptions import PolarsError
 
 from eventstore.log import Connection
 from projections import dead_letters, rows
-from projections.accumulate import left_out
 from projections.contributions import contributions
 from projections.engine import finish, merge
 from projections.frames import NewerTopic, decode_frame, wanted
 from projections.part import AT, FIRST_EFFECTIVE, empty_part
-from projections.reading import LogReader
+from projections.reading import LogReader, left_out
 from projections.table import LAST_EFFECTIVE, LAST_POSITION, Table
 
 _log = structlog.get_logger(__name__)

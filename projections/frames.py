@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from operator import attrgetter
 from uuid import UUID
 
 import polars as pl
 
 from domain import catalogue
+from domain.people import token_fields
 from domain.values import Event
 from eventstore import StoredEvent
 from projections.schema import METADATA, MOMENT, fields_of, from_wire, wire
@@ -89,6 +91,8 @@ def _frame(
             values = [read(row) for row in rows]
             columns[name] = [v and str(v) for v in values] if name in _IDS else values
     frame = pl.DataFrame(columns, schema={name: METADATA[name] for name in needed})
+    if "state" in needed:
+        frame = frame.with_columns(_without_tokens(kind, frame["state"]))
     return _with_body(frame, kind, pl.Series("body", states, pl.Binary), fields)
 
 
@@ -106,7 +110,7 @@ def decode_frame(rows: pl.DataFrame, fields: Wanted) -> dict[type[Event], pl.Dat
         states = mine["state"]
         if topic not in catalogue.TYPES:
             states = pl.Series("state", [catalogue.present(topic, one)[1] for one in states])
-        found.setdefault(kind, []).append(_of_rows(mine, kind, states, fields[kind]))
+        found.setdefault(kind, []).append(of_topic(mine, kind, states, fields[kind]))
     return {
         kind: pl.concat(frames).sort("position") if len(frames) > 1 else frames[0]
         for kind, frames in found.items()
@@ -120,20 +124,44 @@ def metadata_of(fields: Wanted) -> list[str]:
     return [name for name in METADATA if name in needed and name not in ("topic", "state")]
 
 
-def _of_rows(
+def of_topic(
     rows: pl.DataFrame, kind: type[Event], states: pl.Series, fields: set[str]
 ) -> pl.DataFrame:
+    """The frame of log rows that are all of one type, whose present bytes are ``states``."""
+    named = fields | {"position", "organisation_id"}
+    beside = [name for name in METADATA if name in named]
+    given = rows.with_columns(states.alias("state"))
+    return _with_body(as_metadata(given, kind, beside), kind, states, fields)
+
+
+def as_metadata(rows: pl.DataFrame, kind: type[Event], names: Iterable[str]) -> pl.DataFrame:
+    """Those of the named columns that log rows have, as ``METADATA`` has them."""
     columns = []
-    for name in METADATA:
-        if name == "state" and name in fields:
-            columns.append(states.cast(pl.String).alias(name))
-        elif name == "topic" and name in fields:
+    for name in names:
+        if name == "topic":
             columns.append(pl.repeat(catalogue.TOPICS[kind], rows.height, eager=True).alias(name))
-        elif name in ("position", "organisation_id") or (name in fields and name in rows.columns):
+        elif name in rows.columns:
             column = rows[name]
             text = name in _IDS and column.dtype == pl.Binary
-            columns.append(_uuid_texts(column) if text else column.cast(METADATA[name]))
-    return _with_body(pl.DataFrame(columns), kind, states, fields)
+            column = _uuid_texts(column) if text else column.cast(METADATA[name])
+            columns.append(_without_tokens(kind, column) if name == "state" else column)
+    return pl.DataFrame(columns)
+
+
+def _without_tokens(kind: type[Event], states: pl.Series) -> pl.Series:
+    """Stored JSON without tokens of personal data: a table that keeps whole events must not keep
+    these, which are to be gone when the person is erased. Who wants them names their field."""
+    pattern = _tokens_in(kind)
+    return states if pattern is None else states.str.replace_all(pattern, "")
+
+
+@cache
+def _tokens_in(kind: type[Event]) -> str | None:
+    """Finds the fields of tokens in an event's JSON: texts, or objects of texts. No other text
+    looks like it, quotes within are escaped."""
+    names = token_fields(kind)
+    assert not names or next(iter(kind.model_fields)) not in names  # a comma stands before each
+    return rf',\s*"(?:{"|".join(names)})"\s*:\s*(?:"[^"]*"|\{{[^{{}}]*\}})' if names else None
 
 
 def _uuid_texts(ids: pl.Series) -> pl.Series:

@@ -38,6 +38,7 @@ ORDER_SUMMARY = Table(
             )
         ),
         "customer_id": first({OrderPlaced: "customer_id"}),
+        "person": first({OrderPlaced: "person"}),
         "region": first({OrderPlaced: "region"}),
         "currency": first({OrderPlaced: "currency"}),
         "goods_minor": first({OrderPlaced: "goods_minor"}),
@@ -59,7 +60,11 @@ ORDER_SUMMARY = Table(
         "cancel_reason": last({OrderCancelled: "reason"}),
         "placed": first({OrderPlaced: "state"}, json=True),
     },
-    indexes=(("placed_at", "order_id"), ("status", "placed_at", "order_id")),
+    indexes=(
+        ("placed_at", "order_id"),
+        ("status", "placed_at", "order_id"),
+        ("person", "placed_at", "order_id"),
+    ),
 )
 
 _TIMES: dict[type[Event], str] = {

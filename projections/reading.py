@@ -1,45 +1,71 @@
-"""Reads the log into polars frames, as fast as Postgres gives it out: Arrow by ADBC, off the loop.
+"""Reads the log into polars frames, off the loop: archived ranges from their segments' columns, the
+rest as fast as Postgres gives it out (Arrow by ADBC).
 
 Only committed events up to a known position are read, so the connection need not be the writer's.
+Nobody above knows where events come from.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import polars as pl
 import psycopg
+import structlog
 from adbc_driver_manager import Error as DriverError
 from adbc_driver_postgresql import dbapi
 from psycopg import sql
 
-from domain import catalogue
 from domain.values import Event
-from eventstore.ids import named_id
-from projections.frames import Wanted, metadata_of, wanted
-from projections.schema import METADATA, is_column
+from eventstore.archive.cold import ATTEMPTS
+from eventstore.archive.object_store import ArchiveUnavailable, ObjectStore
+from eventstore.archive.segments import LOCATION, Segment, location, parse
+from eventstore.log import LogUnavailable
+from projections.frames import Wanted, decode_frame, wanted
+from projections.log_queries import (
+    PRESENT,
+    about,
+    between,
+    of_topics,
+    search,
+    select,
+    streams_of,
+    texts_of,
+)
+from projections.segments import frames_of, rows_of
 from projections.table import Table
+
+_log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 #: What one window is to hold, in bytes of events; small enough that a few fit in any memory.
 _WINDOW_BYTES = 12 * 2**20
 _LEAST, _MOST = 1_000, 30_000
+#: Bytes of a segment's rows, as they are packed, that one window is to hold.
+_PACKED_BYTES = 12 * 2**20
+#: Files that one reader reads at once, in threads of its own: folds do not wait for a slow store.
+_FILES_AT_ONCE = 3
 #: Positions that are searched for a text, and streams that are read, in one statement.
 _SEARCHED_AT_ONCE = 500_000
 _STREAMS_AT_ONCE = 5_000
-#: Texts looked for in events before they are decoded; more of them cost more than they save.
-_MOST_TEXTS = 100
 
-_COLUMNS = {
-    "position": "notification_id",
-    "stream_id": "originator_id",
-    "version": "originator_version",
-}
+# A segment is named by its number and when it was written: a log that was restored has others.
+_SEGMENTS = """SELECT number, written_at, dropped_at IS NOT NULL AS dropped,
+        (SELECT max(last_position) FROM segments) AS archived
+    FROM segments WHERE last_position > {after} AND first_position <= {to} ORDER BY number"""
+_MANIFESTS = "SELECT number, manifest FROM segments WHERE number = ANY({})"
+_COLD_STREAMS = """SELECT DISTINCT s.number, s.written_at, true AS dropped
+    FROM cold_streams c JOIN segments s USING (number)
+    WHERE c.stream_id = ANY({}) AND s.first_position <= {} ORDER BY 1"""
 
 
 class LogReader:
@@ -56,7 +82,14 @@ class LogReader:
         self._hold = hold
         self._connection: Any = None
         self._turn = asyncio.Lock()
+        self._files = ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="segments")
         self._bytes_each = 512.0
+        self._segments: dict[tuple[int, datetime], Segment] = {}
+        self._store: ObjectStore | None = None
+        # Up to where the archive goes, as far as was seen; None: nobody has looked.
+        self._archived: int | None = None
+        # Windows that were announced and not read yet, and their segments.
+        self._ahead: dict[tuple[int, int], Segment] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -70,33 +103,91 @@ class LogReader:
         async with self._turn:
             self._close()
 
+    async def window_end(self, after: int, to: int) -> int:
+        """Where a window behind ``after`` is to end, ``to`` at the most: with an archived segment
+        or an even part of it, or behind as many events as a few windows of fit in any memory."""
+        if self._archived is None or after < self._archived:
+            for segment in await self._look(after, after + 1):
+                parts = -(-segment.log.bytes // _PACKED_BYTES)
+                end = min(to, segment.last, after + -(-segment.events // parts))
+                self._ahead[after, end] = segment
+                return end
+        return min(to, after + self.window)
+
     @property
     def window(self) -> int:
-        """How many positions to ask for at once, by the size that events had lately."""
+        """How many positions of Postgres to ask for at once, by the size that events had lately."""
         return int(min(max(_WINDOW_BYTES / self._bytes_each, _LEAST), _MOST))
+
+    async def frames(
+        self,
+        fields: Wanted,
+        after: int,
+        to: int,
+        organisation_id: UUID | None = None,
+        without: Collection[int] = (),
+    ) -> dict[type[Event], pl.DataFrame]:
+        """The wanted fields of the events behind ``after`` and not beyond ``to``: a frame for each
+        event type that occurs, in log order.
+
+        Args:
+            fields: which fields of which events.
+            after: the position behind which events are read.
+            to: the last position.
+            organisation_id: only events of this organisation.
+            without: positions of events that are not even decoded.
+
+        Raises:
+            NewerTopic: an event is of a version that this code does not know.
+            ArchiveUnavailable: a file of the archive is needed and cannot be read.
+            psycopg.OperationalError: the database cannot be read.
+        """
+
+        def archived(
+            store: ObjectStore, segment: Segment, start: int, end: int
+        ) -> dict[type[Event], pl.DataFrame]:
+            return frames_of(store, segment, fields, start, end, organisation_id, without)
+
+        def decoded(rows: pl.DataFrame) -> dict[type[Event], pl.DataFrame]:
+            return decode_frame(left_out(rows, without), fields)
+
+        query = between(fields, organisation_id)
+        pieces = [
+            piece
+            if isinstance(piece, dict)
+            else await asyncio.to_thread(decoded, self._measured(piece))
+            for piece in await self._pieces(query, archived, after, to)
+        ]
+        if len(pieces) == 1:
+            return pieces[0]
+        found: dict[type[Event], list[pl.DataFrame]] = {}
+        for piece in pieces:
+            for kind, frame in piece.items():
+                found.setdefault(kind, []).append(frame)
+        return {
+            kind: pl.concat([one.select(frames[0].columns) for one in frames])
+            for kind, frames in found.items()
+        }
 
     async def between(
         self, fields: Wanted, after: int, to: int, organisation_id: UUID | None = None
     ) -> pl.DataFrame:
         """The events that ``fields`` ask for, behind ``after`` and not beyond ``to``, in log order,
-        as rows for ``frames.decode_frame``.
+        as rows for ``frames.decode_frame``: what folds event by event when something is wrong.
 
         Raises:
+            ArchiveUnavailable: a file of the archive is needed and cannot be read.
             psycopg.OperationalError: the database cannot be read.
         """
-        query = sql.SQL(
-            "SELECT {columns} FROM events WHERE notification_id > {after}"
-            " AND notification_id <= {to} AND {topics}{organisation} ORDER BY notification_id"
-        ).format(
-            columns=_columns(fields),
-            after=after,
-            to=to,
-            topics=_topics(fields),
-            organisation=sql.SQL("")
-            if organisation_id is None
-            else sql.SQL(" AND organisation_id = {}").format(organisation_id),
-        )
-        rows = await self._read(query)
+
+        def archived(store: ObjectStore, segment: Segment, start: int, end: int) -> pl.DataFrame:
+            return rows_of(store, segment, fields, start, end, organisation_id)
+
+        pieces = await self._pieces(between(fields, organisation_id), archived, after, to)
+        rows = [self._measured(piece) for piece in pieces]
+        return pl.concat(_alike(rows)) if len(rows) > 1 else rows[0]
+
+    def _measured(self, rows: pl.DataFrame) -> pl.DataFrame:
         if rows.height:
             size = rows["state"].bin.size().mean()
             assert isinstance(size, float)
@@ -120,23 +211,166 @@ class LogReader:
         by_stream: dict[type[Event], set[str]] = {}
         by_search: dict[type[Event], set[str]] = {}
         for event, names in wanted([table]).items():
-            streams = _streams(table, event, keys)
+            streams = streams_of(table, event, keys)
             (by_search if streams is None else by_stream)[event] = names
             located |= dict.fromkeys(streams or ())
         ids = list(located)
         for start in range(0, len(ids), _STREAMS_AT_ONCE):
             some = ids[start : start + _STREAMS_AT_ONCE]
-            where = sql.SQL("originator_id = ANY({}) AND {}").format(some, _topics(by_stream))
-            yield await self._read(_select(by_stream, 0, to, where))
+            yield await self._of_streams(by_stream, some, to)
         # Event types with the same texts to look for are found in one pass over the log.
         searches: dict[tuple[bytes, ...] | None, dict[type[Event], set[str]]] = {}
         for event, names in by_search.items():
-            searches.setdefault(_texts(table, event, keys), {})[event] = names
+            searches.setdefault(texts_of(table, event, keys), {})[event] = names
         for texts, fields in searches.items():
-            where = _search(keys, texts, fields)
+            where, kept = search(keys, texts, fields), about(keys, texts)
             size = self.window if texts is None else _SEARCHED_AT_ONCE
             for start in range(0, to, size):
-                yield await self._read(_select(fields, start, min(to, start + size), where))
+                end = min(to, start + size)
+                yield await self._searched(fields, start, end, where, kept)
+
+    async def _of_streams(self, fields: Wanted, streams: list[UUID], to: int) -> pl.DataFrame:
+        """The events of some streams up to a position."""
+        where = sql.SQL("originator_id = ANY({}) AND {}").format(streams, of_topics(fields))
+        present = sql.SQL(PRESENT).format(after=0, to=to)
+        rows = await self._read(select(fields, 0, to, sql.SQL("{} AND {}").format(where, present)))
+        if not rows.is_empty():
+            return rows
+        query = sql.SQL(_COLD_STREAMS).format(streams, to)
+
+        async def dropped() -> list[Segment]:
+            return await self._known(await self._read(query))
+
+        kept = pl.col("stream_id").is_in([one.bytes for one in streams])
+        return await self._with_dropped(select(fields, 0, to, where), dropped, fields, 0, to, kept)
+
+    async def _searched(
+        self, fields: Wanted, after: int, to: int, where: sql.Composed, kept: pl.Expr
+    ) -> pl.DataFrame:
+        """The events of a stretch that may say something about some keys."""
+
+        async def dropped() -> list[Segment]:
+            return await self._dropped(after, to)
+
+        query = select(fields, after, to, where)
+        return await self._with_dropped(query, dropped, fields, after, to, kept)
+
+    async def _with_dropped(
+        self,
+        query: sql.Composed,
+        dropped: Callable[[], Awaitable[list[Segment]]],
+        fields: Wanted,
+        after: int,
+        to: int,
+        kept: pl.Expr,
+    ) -> pl.DataFrame:
+        """Rows of Postgres, those of dropped segments from the archive, as far as ``kept``."""
+        segments = await dropped()
+        for _ in range(ATTEMPTS):
+            rows = await self._read(query)
+            # Asked before and after: what went or was put back meanwhile is not whole in the rows.
+            before, segments = segments, await dropped()
+            if segments == before:
+                break
+        else:
+            raise LogUnavailable("the archive is dropped and put back all the time")
+        pieces = [rows]
+        for segment in segments:
+            within = pl.col("position").is_between(segment.first, segment.last)
+            pieces[0] = pieces[0].filter(~within)
+
+            def work(segment: Segment = segment) -> pl.DataFrame:
+                store = self._opened()
+                return rows_of(store, segment, fields, after, to, where=kept)
+
+            pieces.append(await self._in_thread(work))
+        return pl.concat(_alike(pieces)) if segments else rows
+
+    async def _pieces(
+        self,
+        query: Callable[[int, int], sql.Composed],
+        archived: Callable[[ObjectStore, Segment, int, int], T],
+        after: int,
+        to: int,
+    ) -> list[T | pl.DataFrame]:
+        """A stretch in log order: what of it is archived by ``archived``, the rest as rows."""
+        found: list[T | pl.DataFrame] = []
+        segments: list[Segment] = []
+        if announced := self._ahead.pop((after, to), None):
+            segments = [announced]
+        elif self._archived is None or after < self._archived:
+            segments = await self._look(after, to)
+        for segment in segments:
+            end = min(to, segment.last)
+            try:
+                found.append(
+                    await self._in_thread(partial(self._from, archived, segment, after, end))
+                )
+            except ArchiveUnavailable as error:
+                if segment.dropped:
+                    raise
+                _log.warning("reading Postgres instead of the archive", error=str(error))
+                rows = await self._read(query(after, end))
+                if rows.is_empty():  # of what was dropped Postgres gives none
+                    if await self._dropped(after, end):
+                        raise
+                    rows = await self._read(query(after, end))
+                found.append(rows)
+            after = end
+        if after < to or not found:
+            rows = await self._read(query(after, to))
+            # Archived since it was asked: what was dropped, and maybe put back, gives no rows.
+            if rows.is_empty() and await self._look(after, to):
+                return found + await self._pieces(query, archived, after, to)
+            found.append(rows)
+        return found
+
+    async def _dropped(self, after: int, to: int) -> list[Segment]:
+        """The segments of a stretch whose events Postgres does not have any more."""
+        return [one for one in await self._look(after, to) if one.dropped]
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Read files, in one of the threads that are for nothing else."""
+        return await asyncio.get_running_loop().run_in_executor(self._files, work)
+
+    def _from(
+        self,
+        archived: Callable[[ObjectStore, Segment, int, int], T],
+        segment: Segment,
+        after: int,
+        to: int,
+    ) -> T:
+        return archived(self._opened(), segment, after, to)
+
+    async def _look(self, after: int, to: int) -> list[Segment]:
+        """The segments of a stretch, as they are now."""
+        if to <= after:
+            return []
+        listed = await self._read(sql.SQL(_SEGMENTS).format(after=after, to=to))
+        archived = int(listed["archived"][0]) if listed.height else 0
+        self._archived = max(self._archived or 0, archived)
+        return await self._known(listed.drop("archived"))
+
+    async def _known(self, listed: pl.DataFrame) -> list[Segment]:
+        """The segments of some rows (number, when written, whether dropped)."""
+        keys = [(number, at) for number, at, _ in listed.iter_rows()]
+        missing = [key for key in keys if key not in self._segments]
+        if missing:
+            query = sql.SQL(_MANIFESTS).format([number for number, _ in missing])
+            manifests = dict((await self._read(query)).iter_rows())
+            self._segments |= {key: parse(manifests[key[0]]) for key in missing}
+            found = await self._read(sql.SQL(LOCATION).format())
+            url = location(found.item() if found.height else None)
+            if self._store is None or self._store.url != url:
+                self._store = await asyncio.to_thread(ObjectStore, url)
+        return [
+            replace(self._segments[key], dropped=dropped)
+            for key, dropped in zip(keys, listed["dropped"], strict=True)
+        ]
+
+    def _opened(self) -> ObjectStore:
+        assert self._store is not None  # found with the first segment
+        return self._store
 
     async def _read(self, query: sql.Composed) -> pl.DataFrame:
         text = query.as_string(None)
@@ -172,72 +406,11 @@ class LogReader:
                 return
 
 
-def _select(fields: Wanted, after: int, to: int, where: sql.Composed) -> sql.Composed:
-    return sql.SQL(
-        "SELECT {} FROM events WHERE notification_id > {} AND notification_id <= {} AND {}"
-    ).format(_columns(fields), after, to, where)
+def left_out(rows: pl.DataFrame, positions: Collection[int]) -> pl.DataFrame:
+    """Log rows without those of some positions."""
+    return rows.filter(~pl.col("position").is_in(list(positions))) if positions else rows
 
 
-def _columns(fields: Wanted) -> sql.Composed:
-    names = [name for name in metadata_of(fields) if name in METADATA]
-    return sql.SQL(", ").join(
-        sql.SQL("{} AS {}").format(sql.Identifier(_COLUMNS.get(name, name)), sql.Identifier(name))
-        for name in (*names, "topic", "state")
-    )
-
-
-def _topics(events: Iterable[type[Event]]) -> sql.Composed:
-    """The topics of some events, older ones too, and those that this code does not know: one of
-    them may be a newer one of ours."""
-    mine = [topic for topic in _known() if catalogue.type_of(topic) in set(events)]
-    return sql.SQL("(topic = ANY({}) OR topic <> ALL({}))").format(mine, _known())
-
-
-def _known() -> list[str]:
-    return [*catalogue.TYPES, *catalogue.UPCASTERS]
-
-
-def _streams(table: Table, event: type[Event], keys: pl.DataFrame) -> list[UUID] | None:
-    """The streams that hold all events of this type about some keys; None: the key does not say."""
-    if event in table.explode or len(table.keys_of(event)) != 1:
-        return None
-    [key] = table.keys_of(event)
-    columns = {one.meta.root_names()[0]: name for name, one in key.items() if is_column(one)}
-    template = catalogue.STREAMS[event]
-    fields = catalogue.fields_of_stream(template)
-    if not all(columns.get(field) in keys.columns for field in fields):
-        return None
-    different = keys.select("organisation_id", *(columns[field] for field in fields)).unique()
-    return [
-        named_id(UUID(organisation), template.format(**dict(zip(fields, values, strict=True))))
-        for organisation, *values in different.iter_rows()
-    ]
-
-
-def _search(keys: pl.DataFrame, texts: tuple[bytes, ...] | None, fields: Wanted) -> sql.Composed:
-    organisations = [UUID(one) for one in keys["organisation_id"].unique()]
-    where = sql.SQL("organisation_id = ANY({}) AND {}").format(organisations, _topics(fields))
-    if texts is None:
-        return where
-    # The text of a key stands in the JSON of its events. Postgres looks for it faster than we.
-    held = sql.SQL(" OR ").join(sql.SQL("position({} in state) > 0").format(one) for one in texts)
-    return sql.SQL("{} AND ({})").format(where, held)
-
-
-def _texts(table: Table, event: type[Event], keys: pl.DataFrame) -> tuple[bytes, ...] | None:
-    """JSON texts of which an event about one of the keys holds at least one; None: not known."""
-    older = any(catalogue.type_of(topic) is event for topic in catalogue.UPCASTERS)
-    found: set[bytes] = set()
-    for key in table.keys_of(event):
-        plain = [
-            name
-            for name, one in key.items()
-            if is_column(one)
-            and keys.schema.get(name) == pl.String()
-            and one.meta.root_names()[0] not in METADATA
-        ]
-        if older or not plain or event in table.explode:
-            return None
-        chosen = max(plain, key=lambda name: keys[name].n_unique())
-        found |= {json.dumps(one, ensure_ascii=False).encode() for one in keys[chosen].unique()}
-    return tuple(sorted(found)) if len(found) <= _MOST_TEXTS else None
+def _alike(rows: list[pl.DataFrame]) -> list[pl.DataFrame]:
+    """Rows of Postgres and of the archive, with their columns in one order."""
+    return [one.select(rows[0].columns) for one in rows]

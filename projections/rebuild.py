@@ -20,11 +20,11 @@ from psycopg import AsyncConnection
 
 from eventstore.log import Connection
 from projections import dead_letters, rows, store
-from projections.accumulate import Accumulator, left_out, parts
+from projections.accumulate import Accumulator, parts
 from projections.contributions import contributions
 from projections.engine import finish
 from projections.folding import fold_or_park, fold_part, is_outage, refold
-from projections.frames import decode_frame, wanted
+from projections.frames import wanted
 from projections.reading import LogReader
 from projections.store import NEXT
 from projections.table import Table
@@ -248,9 +248,9 @@ async def rebuild_between(
         parked = await dead_letters.parked_positions(connection, table)
         end = after
         while end < to:
-            start, end = end, min(to, end + reader.window)
-            found = left_out(await reader.between(wanted([table]), start, end), parked)
-            part = contributions(table, decode_frame(found, wanted([table])))
+            start, end = end, await reader.window_end(end, to)
+            frames = await reader.frames(wanted([table]), start, end, without=parked)
+            part = contributions(table, frames)
             touched = pl.concat([touched, part.select(table.keys)]).unique()
             if report is not None:
                 report(end - after, to - after)

@@ -20,6 +20,7 @@ import polars as pl
 from polars.exceptions import ColumnNotFoundError, PolarsError, StructFieldNotFoundError
 
 from domain.catalogue import TOPICS, VERSIONS
+from domain.people import personal_fields
 from domain.values import Event
 from projections.fold import Contribution, Fold, Merge, expression
 from projections.schema import (
@@ -191,7 +192,9 @@ class Table:
             ]
             if event in VERSIONS:  # the same fields may say something else, in other units perhaps
                 parts.append(TOPICS[event])
-            parts += [f"{name}:{dtype}" for name, dtype in sorted(fields_of(event).items())]
+            # Personal fields count for who reads them: no other table or model can tell of them.
+            others = fields_of(event).keys() - (personal_fields(event) - self.fields(event))
+            parts += [f"{name}:{fields_of(event)[name]}" for name in sorted(others)]
         for name, fold in self.columns.items():
             parts += [name, fold.merge, str(fold.json), f"most={fold.most},{fold.newest}"]
             for said in (fold.contributions, fold.map_keys or {}):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from domain.access import READ, Role
+from domain.access import PERSONAL, READ, Role
 
 #: Asks models what they would say, and the log again what was said.
 _PROBE = frozenset({Role.ADMIN, Role.ANALYST, Role.AUDITOR})
@@ -22,7 +22,9 @@ QUERIES: Mapping[str, frozenset[Role]] = {
     "decisions.list": READ,
     "decisions.get": READ,
     "decisions.explanation": READ,
+    "decisions.timeline": READ,
     "decisions.replay": _PROBE,
+    "decisions.bundle": frozenset({Role.ADMIN, Role.AUDITOR}),
     "decisions.what_if": _PROBE,
     "decisions.counterfactual": _PROBE,
     "decisions.hypothetical": _PROBE,
@@ -35,6 +37,8 @@ QUERIES: Mapping[str, frozenset[Role]] = {
     "models.months": READ,
     "models.alerts": READ,
     "models.card": READ,
+    "people.find": PERSONAL,
+    "people.get": READ,
     "policies.list": READ,
     "policies.get": READ,
     "kpis.daily": READ,
@@ -42,6 +46,12 @@ QUERIES: Mapping[str, frozenset[Role]] = {
     "projections.list": READ,
     "projections.dead_letters": frozenset({Role.ADMIN, Role.ANALYST, Role.AUDITOR}),
     "metrics.read": READ,
+    "archive.segments": frozenset({Role.ADMIN, Role.AUDITOR}),
     "audit.trail": frozenset({Role.ADMIN, Role.AUDITOR}),
+    "audit.proofs": frozenset({Role.ADMIN, Role.AUDITOR}),
+    "audit.commands": frozenset({Role.ADMIN, Role.AUDITOR}),
+    "audit.personal_access": frozenset({Role.ADMIN, Role.AUDITOR}),
+    "audit.retention": frozenset({Role.ADMIN, Role.AUDITOR}),
+    "audit.witnesses": frozenset({Role.ADMIN, Role.AUDITOR}),
     "stream.events": frozenset({Role.ADMIN, Role.ANALYST, Role.AUDITOR, Role.SERVICE}),
 }

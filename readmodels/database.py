@@ -126,14 +126,37 @@ class ReadModels:
             await cursor.execute(_NAMED.sub(r"pg_temp.\1", query), bound, prepare=False)
             return await cursor.fetchall()
 
+    async def records(self, model: type[T], query: str, **parameters: Any) -> list[T]:
+        """The rows of a query of tables beside the log: who did what, who looked at whom. They are
+        written by whoever acts, so they are always of now."""
+        if "%(organisation_id)s" not in query:
+            raise ValueError("a query without an organisation is not run")
+        bound: Mapping[str, Any] = parameters | {"organisation_id": self._organisation_id}
+        async with (
+            self._log.connection() as connection,
+            connection.cursor(row_factory=class_row(model)) as cursor,
+        ):
+            await cursor.execute(query, bound)
+            return await cursor.fetchall()
+
+    async def events(self, positions: Sequence[int]) -> dict[int, StoredEvent]:
+        """The organisation's events at some positions of the log, wherever they are."""
+        found = await self._log.at(positions)
+        mine = self._organisation_id
+        return {at: event for at, event in found.items() if event.organisation_id == mine}
+
     async def stream(self, name: str) -> list[StoredEvent]:
         """A stream's events, up to the moment that is asked about: as the log has them, whatever
         the projector does."""
-        id_ = named_id(self._organisation_id, name)
+        id_ = self.stream_id(name)
         events = (await self._log.streams([id_])).get(id_, [])
         if self._as_of is None:
             return events
         return [event for event in events if event.position <= self._as_of.position]
+
+    def stream_id(self, name: str) -> UUID:
+        """The log's id of a stream of the organisation."""
+        return named_id(self._organisation_id, name)
 
     async def one(self, model: type[T], query: str, **parameters: Any) -> T | None:
         """The only row of a query, or None."""

@@ -12,7 +12,10 @@ from readmodels.page import Page, decode, page
 _COLUMNS = """order_id, status, version, customer_id, region, currency, goods_minor,
     freight_minor, units, lines, placed_at, promised_at, site_id, service_level,
     nullif(vehicle_id, '') AS vehicle_id, decision_id, allocated_at, shipped_at, delivered_at,
-    late, cancelled_at, cancel_reason, last_position"""
+    late, cancelled_at, cancel_reason, last_position, person,
+    CASE WHEN person IS NULL THEN false ELSE coalesce(
+        (SELECT k.wrapped IS NULL FROM person_keys k WHERE k.key_id = person::uuid), true
+    ) END AS person_erased"""
 
 _GET = f"""SELECT {_COLUMNS}, placed FROM read_models.order_summary
     WHERE organisation_id = %(organisation_id)s AND order_id = %(order_id)s"""
@@ -22,6 +25,7 @@ _LIST = f"""SELECT {_COLUMNS} FROM read_models.order_summary
       AND (%(status)s::text IS NULL OR status = %(status)s)
       AND (%(region)s::text IS NULL OR region = %(region)s)
       AND (%(customer_id)s::text IS NULL OR customer_id = %(customer_id)s)
+      AND (%(person)s::text IS NULL OR person = %(person)s)
       AND (%(before)s::timestamptz IS NULL
            OR (placed_at, order_id) < (%(before)s::timestamptz, %(before_id)s::text))
     ORDER BY placed_at DESC, order_id DESC LIMIT %(limit)s"""
@@ -34,7 +38,10 @@ _TIMELINE = """SELECT position, what, at, recorded_at, actor, sentence, out_of_o
 
 
 class OrderSummary(Row):
-    """An order as it stands. Money is in minor units of ``currency``."""
+    """An order as it stands. Money is in minor units of ``currency``.
+
+    ``person``: the recipient's pseudonym; whether the person was erased is said as of now.
+    """
 
     order_id: str
     status: str
@@ -59,6 +66,8 @@ class OrderSummary(Row):
     cancelled_at: datetime | None
     cancel_reason: str | None
     last_position: int
+    person: str | None
+    person_erased: bool
 
 
 class OrderDetail(OrderSummary):
@@ -90,6 +99,7 @@ async def list_orders(
     status: str | None = None,
     region: str | None = None,
     customer_id: str | None = None,
+    person: str | None = None,
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[OrderSummary]:
@@ -105,6 +115,7 @@ async def list_orders(
         status=status,
         region=region,
         customer_id=customer_id,
+        person=person,
         before=before,
         before_id=before_id,
         limit=limit + 1,

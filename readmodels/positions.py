@@ -33,7 +33,8 @@ _STATES = f"""SELECT p.name, p.position, h.position AS head, p.updated_at, p.err
         extract(epoch FROM statement_timestamp() - p.updated_at)::float8 AS still_s,
         extract(epoch FROM statement_timestamp() - (
             SELECT e.recorded_at FROM events e
-            WHERE e.notification_id = CASE WHEN d.diverged THEN 1 ELSE p.position + 1 END
+            WHERE e.notification_id >= CASE WHEN d.diverged THEN 1 ELSE p.position + 1 END
+            ORDER BY e.notification_id LIMIT 1
         ))::float8 AS waiting_s,
         coalesce(l.letters, 0) AS dead_letters,
         r.position AS rebuild_position, r.rate AS rebuild_rate,

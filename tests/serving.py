@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ def serving_process(database: str, home: Path) -> Iterator[tuple[Served, subproc
                 "DATABASE_URL": database,
                 "CHAINLYTICS_HOME": str(home),
                 "CHAINLYTICS_TOKEN_SECRET": SECRET,
+                "CHAINLYTICS_SEAL_KEY": b64encode(SECRET[:32].encode()).decode(),
+                "CHAINLYTICS_SEAL_EVERY_S": "1",
             },
             cwd=home,
             stdout=output,
@@ -114,14 +117,14 @@ def serving_process(database: str, home: Path) -> Iterator[tuple[Served, subproc
 def serving_here(database: str, home: Path) -> Iterator[tuple[Served, FastAPI]]:
     """The same in threads of this process, so that a test can break a part of it."""
     prepare_database(database)
-    settings = Settings(home=home, token_secret=SECRET)
+    settings = Settings(home=home, token_secret=SECRET, seal_every_s=0.5)
     app = build_api(settings, database)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, log_level="critical", access_log=False, server_header=False)
         server = _Server(config, app)
         thread = Thread(target=server.run, args=([listener],), name="server")
-        with _workers_in_thread(database):
+        with _workers_in_thread(database, settings):
             thread.start()
             try:
                 served = Served(f"http://127.0.0.1:{listener.getsockname()[1]}")

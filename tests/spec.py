@@ -83,6 +83,8 @@ def stream_of(event: Any) -> str:
             return f"models/{event.model_hash}"
         case "policies":
             return f"policies/{event.kind}"
+        case "people":
+            return f"people/{event.person}"
         case "transport" if hasattr(event, "vehicle_id"):
             return f"vehicles/{event.vehicle_id}"
         case "transport":

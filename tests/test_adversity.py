@@ -417,7 +417,7 @@ def test_a_stalled_database_turns_callers_away(log_url: str, tmp_path: Path) -> 
         proxy = Proxy(log_url)
         async with (
             proxy as url,
-            Writer(url, max_pending=MAX_PENDING, max_group=20, patience_s=0.4) as writer,
+            Writer(url, max_pending=MAX_PENDING, max_group=20, patience_s=1) as writer,
         ):
             await recorder.append(writer.append, unit_of([ask()], {}))
             proxy.flowing.clear()

@@ -116,8 +116,19 @@ def test_every_read_model_query_takes_as_of(served: Served) -> None:
         if "get" in ways
         and "as_of" not in {one["name"] for one in ways["get"].get("parameters", [])}
     }
-    # What is no query of a read model: states of the machinery, the log itself, replays.
+    # What is no query of a read model: states of the machinery, the log itself, proofs, records.
     assert without == {
+        "/archive/segments",
+        "/audit/checkpoint",
+        "/audit/commands",
+        "/audit/heads",
+        "/audit/keys",
+        "/audit/personal-access",
+        "/audit/proofs/consistency",
+        "/audit/proofs/decisions",
+        "/audit/proofs/inclusion",
+        "/audit/retention",
+        "/audit/witnesses",
         "/health",
         "/kinds",
         "/metrics",

@@ -663,7 +663,7 @@ def test_the_commands_of_the_operators_page_do_what_it_says(tmp_path: Path) -> N
         asyncio.run(told(url, 0, 60))
         head = head_of(url)
         back_up, base_backup, into_empty, replacing, listing, rehearsal, *more = blocks()
-        prune, rebuilding, rolling_back, replaying, showing = more
+        prune, rebuilding, rolling_back, replaying, showing, archived, dropping = more
         said = run(back_up)
         assert f"head at position {head}" in said
         assert "nightly.backup: OK" in said
@@ -684,6 +684,8 @@ def test_the_commands_of_the_operators_page_do_what_it_says(tmp_path: Path) -> N
         assert "order_summary is the former table again" in run(rolling_back)
         assert "order_summary has no dead letters" in run(replaying)
         assert "stock_levels: 0 rows" in run(showing)
+        assert "there is no segment yet 0 of 0 segments are as sealed" in run(archived)
+        assert "no segment ends before that" in run(dropping)
         change(url, "TRUNCATE events, commands", "UPDATE log_head SET position = 0")
         assert f"restored: head at position {head}" in run(into_empty)
         refused = run("echo n | chainlytics db restore nightly.backup --replace", code=1)

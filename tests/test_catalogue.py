@@ -18,7 +18,17 @@ from pydantic import BaseModel
 
 import domain
 from commands import COMMANDS, HANDLERS
-from domain import catalogue, decisions, inventory, models, orders, policies, reviews, transport
+from domain import (
+    catalogue,
+    decisions,
+    inventory,
+    models,
+    orders,
+    people,
+    policies,
+    reviews,
+    transport,
+)
 from domain.access import Role
 from domain.decisions import Stage, Weights
 from domain.inventory import ServiceLevel
@@ -26,7 +36,7 @@ from domain.orders import OrderLine, Status
 from domain.values import Command, Event
 
 ROOT = Path(domain.__file__).parent.parent
-AREAS = (orders, inventory, decisions, reviews, models, policies, transport)
+AREAS = (orders, inventory, decisions, reviews, models, policies, transport, people)
 EVENTS = list(catalogue.TOPICS)
 
 _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -83,6 +93,10 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
         return st.dictionaries(values(parts[0]), values(parts[1]), max_size=3)
     if annotation == models.Hash:
         return st.from_regex(r"\A[0-9a-f]{64}\Z")
+    if annotation == people.Pseudonym:
+        return st.uuids().map(str)
+    if annotation == people.Sealed:
+        return st.from_regex(r"\Ap1\.[A-Za-z0-9_-]{40}\Z")
     if hasattr(annotation, "__metadata__"):
         return values(annotation.__origin__)
     assert issubclass(annotation, BaseModel), annotation
@@ -176,6 +190,7 @@ def test_every_refusal_has_a_specification() -> None:
             "models",
             "policies",
             "transport",
+            "people",
         )
         for code in re.findall(
             r'"([a-z]+\.[a-z_]+)"', Path(__file__).with_name(f"test_{area}.py").read_text()

@@ -156,6 +156,7 @@ def test_a_mistake_is_one_clear_sentence(terminal: Terminal, words: str, told: s
         "projections",
         "models",
         "policies",
+        "people",
         "decisions replay",
     ],
 )

@@ -39,17 +39,21 @@ def test_ports_are_published_on_loopback_only() -> None:
 
 def test_no_secret_has_a_default() -> None:
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-    for name in ("POSTGRES_PASSWORD", "CHAINLYTICS_TOKEN_SECRET"):
+    for name in (
+        "POSTGRES_PASSWORD",
+        "CHAINLYTICS_TOKEN_SECRET",
+        "CHAINLYTICS_MASTER_KEY",
+        "CHAINLYTICS_SEAL_KEY",
+    ):
         uses = re.findall(rf"\$\{{{name}([^}}]*)\}}", text)
         assert uses
         assert all(use.startswith(":?") for use in uses)
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     assert re.findall(
-        r"^(?:POSTGRES_PASSWORD|CHAINLYTICS_TOKEN_SECRET)=(.*)$", example, re.MULTILINE
-    ) == [
-        "",
-        "",
-    ]
+        r"^(?:POSTGRES_PASSWORD|CHAINLYTICS_TOKEN_SECRET|CHAINLYTICS_MASTER_KEY|CHAINLYTICS_SEAL_KEY)=(.*)$",
+        example,
+        re.MULTILINE,
+    ) == ["", "", "", ""]
 
 
 def test_every_name_in_the_example_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml.calibration import Bin
+from ml.drawing import WIDTH
 from ml.pictures import (
     DOWN,
     MOST_NODES,
     UP,
-    WIDTH,
     bars,
     flows,
     lines,

@@ -7,6 +7,7 @@ is known.
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -428,7 +429,7 @@ def test_how_far_they_are_is_asked_of_a_large_log_by_position(sql: psycopg.Conne
     assert looks
     for look in looks:
         assert look["Index Name"] == "events_position", look
-        assert "notification_id = " in look["Index Cond"], look
+        assert re.search("notification_id >?= ", look["Index Cond"]), look
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from eventstore import Receipt, Unit, Writer, prepare_database, retention
-from eventstore.retention import keep_pruned, prune
+from eventstore.retention import Retention, keep_pruned, prune
 from tests.appending import entry, head, head_locked, unit
 
 MONTH = timedelta(days=30)
@@ -71,7 +71,8 @@ def test_old_ids_are_forgotten_in_steps_and_young_ones_kept(database: str) -> No
 def test_a_step_reads_its_own_pages_only(database: str) -> None:
     with psycopg.connect(database) as connection:
         step = {"first": "(7,0)", "end": "(9,0)", "before": "2026-01-01"}
-        plan = connection.execute(f"EXPLAIN {retention._STEP}", step).fetchall()
+        query = retention._of("commands", f"EXPLAIN {retention._STEP}")
+        plan = connection.execute(query, step).fetchall()
     assert any("Tid Range Scan" in line for (line,) in plan), plan
 
 
@@ -124,7 +125,9 @@ def test_one_of_several_processes_prunes_by_itself(database: str) -> None:
         await fill(database, 3)
         age(database, 31, 2)
         loops = [
-            asyncio.create_task(keep_pruned(database, MONTH, every=timedelta(seconds=0.05)))
+            asyncio.create_task(
+                keep_pruned(database, Retention(MONTH, MONTH), every=timedelta(seconds=0.05))
+            )
             for _ in range(3)
         ]
         await until_left(database, 1)

@@ -12,12 +12,15 @@ from pydantic import ValidationError
 
 from chainlytics import __version__
 from chainlytics.cli import (
+    archive,
+    audit,
     data,
     database,
     decisions,
     demo,
     events,
     models,
+    people,
     policies,
     projections,
     server,
@@ -30,6 +33,8 @@ from commands import Forbidden, TooMuchContention
 from domain.errors import Refused
 from eventstore import CommandReused, LogUnavailable
 from eventstore.embedded import EmbeddedPostgresError
+from eventstore.persons.keys import WrongMasterKey
+from eventstore.seals.signing import WrongKey
 
 app = typer.Typer(
     name="chainlytics",
@@ -61,11 +66,14 @@ server.add_to(app)
 app.command("demo")(demo.demo)
 app.command("import")(data.import_data)
 app.command("token")(server.token)
+app.add_typer(audit.app, name="audit")
+app.add_typer(archive.app, name="archive")
 app.add_typer(database.app, name="db")
 app.add_typer(projections.app, name="projections")
 app.add_typer(models.app, name="models")
 app.add_typer(decisions.app, name="decisions")
 app.add_typer(policies.app, name="policies")
+app.add_typer(people.app, name="people")
 app.add_typer(events.app, name="events")
 
 
@@ -82,6 +90,8 @@ def main() -> None:
         CommandReused,
         TooMuchContention,
         LogUnavailable,
+        WrongMasterKey,
+        WrongKey,
         EmbeddedPostgresError,
     ) as error:
         complain(str(error))

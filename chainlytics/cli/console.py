@@ -62,7 +62,9 @@ def run(
         settings = settings.model_copy(update={"organisation": organisation})
 
     async def within(url: str) -> T:
-        async with application(url, pool_size=settings.pool_size) as app:
+        async with application(
+            url, pool_size=settings.pool_size, master=settings.personal_key
+        ) as app:
             return await work(app, settings)
 
     with database(settings) as url:

@@ -25,6 +25,11 @@ app = typer.Typer(
     no_args_is_help=True,
     help="The database: the embedded PostgreSQL server, backup and restore of the log.",
 )
+_CLASSES = {
+    "commands": "accepted commands: their answers, who sent them as what",
+    "attempts": "denied and refused attempts",
+    "personal_access": "looks at personal data",
+}
 _NOTE = "read models are folded anew by the projector as it starts"
 
 
@@ -70,6 +75,11 @@ def backup(
         f"{escape(str(file))}: {decimal(done.bytes)}, head at position {done.head:,}\n"
         f"sha256 {done.sha256}"
     )
+    if done.archive is not None:
+        console.print(
+            f"the archive at {escape(done.archive)} is not in it: keep it too, "
+            f"{done.only_archived:,} events are nowhere else"
+        )
 
 
 @app.command()
@@ -115,14 +125,15 @@ def prune(
     older_than: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="DAYS", help="CHAINLYTICS_COMMAND_RETENTION_DAYS where it is not said."
+            min=1, metavar="DAYS", help="As long as `db retention` says where it is not said."
         ),
     ] = None,
     json: Json = False,
 ) -> None:
     """Forget the ids of old commands, as `serve` does by itself. A retry after that is run anew."""
     settings = Settings()
-    kept = settings.command_retention if older_than is None else timedelta(days=older_than)
+    stored = settings.retention.by_table["commands"]
+    kept = stored if older_than is None else timedelta(days=older_than)
     if kept is None:
         raise CliError("ids are remembered for ever by the settings; say --older-than DAYS")
 
@@ -145,6 +156,33 @@ def prune(
         emit({"forgotten": count, "older_than_days": kept.days})
     else:
         console.print(f"{count:,} commands older than {kept.days} days are forgotten")
+
+
+@app.command("retention")
+def show_retention(json: Json = False) -> None:
+    """Show how long each class of record is kept, how much there is, and since when."""
+    settings = Settings()
+
+    async def work(url: str) -> list[retention.Kept]:
+        async with await AsyncConnection.connect(url, autocommit=True) as connection:
+            return await retention.kept(connection, settings.retention)
+
+    with database(settings) as url:
+        found = asyncio.run(work(url))
+    if json:
+        emit([one._asdict() | {"oldest": one.oldest and one.oldest.isoformat()} for one in found])
+        return
+    told = [
+        (
+            _CLASSES[one.table],
+            "for ever" if one.days is None else f"{one.days} days",
+            f"{one.rows:,}",
+            one.oldest and f"{one.oldest:%Y-%m-%d %H:%M:%S}",
+        )
+        for one in found
+    ]
+    table("How long records are kept", ("record", "kept for", "rows", "oldest"), told)
+    console.print("events are kept for ever; what `serve` and the workers find too old they delete")
 
 
 @contextmanager

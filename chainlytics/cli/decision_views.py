@@ -158,6 +158,9 @@ def show_replay(found: list[Replayed], seconds: float) -> None:
         )
         causes = Counter(one.cause for one in different)
         console.print(", ".join(f"{count} by {cause}" for cause, count in causes.items()))
+    for one in [one for one in found if one.erased][:50]:
+        what = escape("; ".join(one.erased))
+        console.print(f"{one.decision_id}: its case holds erased data: {what}")
     compared = sum(one.bytes_compared for one in found)
     console.print(
         f"replayed {len(found)} decisions in {seconds:.1f} s: "

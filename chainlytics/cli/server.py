@@ -24,11 +24,20 @@ from api.app import create_app
 from api.dependencies import Dependencies
 from api.tokens import Issuer
 from chainlytics import __version__
-from chainlytics.application import application, database, run_workers
+from chainlytics.application import (
+    application,
+    archive_of,
+    database,
+    run_workers,
+    sealing_of,
+)
+from chainlytics.cli.bundle import verifier_program
 from chainlytics.cli.console import CliError, Organisation, console
 from chainlytics.settings import Settings, operator, organisation_id
 from domain.access import Role
 from eventstore.subscription import Bell
+from eventstore.witnesses.addresses import witnesses_of
+from ml.bundle import Bundles
 from ml.hypotheses import Hypotheses
 from ml.replay import Replayed, replay
 from readmodels.past import Past
@@ -51,7 +60,7 @@ def serve(host: Host = None, port: Port = None) -> None:
     with (
         contextlib.closing(_listen(settings.host, settings.port)) as listener,
         database(settings) as url,
-        _workers_in_thread(url),
+        _workers_in_thread(url, settings),
     ):
         _welcome(settings)
         _serve_api(settings, url, listener)
@@ -103,7 +112,7 @@ def build_api(settings: Settings, url: str) -> FastAPI:
     @asynccontextmanager
     async def open_parts() -> AsyncIterator[Dependencies]:
         async with (
-            application(url, pool_size=settings.pool_size) as parts,
+            application(url, pool_size=settings.pool_size, master=settings.personal_key) as parts,
             Positions(parts.log, url) as positions,
             Bell(url) as news,
         ):
@@ -126,6 +135,11 @@ def build_api(settings: Settings, url: str) -> FastAPI:
                 news=news,
                 replay=replay_one,
                 hypotheses=Hypotheses(parts.artifacts),
+                bundles=Bundles(parts.log, parts.artifacts, verifier_program()),
+                attempts=parts.attempts,
+                people=parts.people,
+                retention=settings.retention,
+                witnesses=tuple(one.name for one in witnesses_of(settings.witnesses)),
             )
 
     return create_app(open_parts, version=__version__)
@@ -193,15 +207,24 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 @contextmanager
-def _workers_in_thread(url: str) -> Iterator[None]:
+def _workers_in_thread(url: str, settings: Settings) -> Iterator[None]:
     """Read models and decisions on an event loop of their own: a long batch holds up no request."""
     loop = asyncio.new_event_loop()
-    remember = Settings().command_retention
+    retention = settings.retention
+    archive = archive_of(url, settings)
+    sealing = sealing_of(url, settings)
 
     async def work() -> None:
         while True:
             try:
-                await run_workers(url, projector=True, consumer=True, remember=remember)
+                await run_workers(
+                    url,
+                    projector=True,
+                    consumer=True,
+                    retention=retention,
+                    archive=archive,
+                    sealing=sealing,
+                )
             except Exception as error:
                 _log.error("workers start again", error=str(error), exc_info=True)
                 await asyncio.sleep(2)
@@ -231,7 +254,9 @@ def _run_alone(*, projector: bool, consumer: bool) -> None:
                 url,
                 projector=projector,
                 consumer=consumer,
-                remember=Settings().command_retention,
+                retention=Settings().retention,
+                archive=archive_of(url, Settings()) if projector else None,
+                sealing=sealing_of(url, Settings()) if projector else None,
             )
         )
         for number in (signal.SIGINT, signal.SIGTERM):

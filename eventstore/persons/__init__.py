@@ -1,0 +1,1 @@
+"""Keys of persons: what is personal is encrypted under them."""

@@ -1,0 +1,1 @@
+"""Who is handed each signed head: files, HTTP endpoints, Kafka topics."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -24,10 +25,12 @@ from benchmarks.deliveries import DELIVERIES
 from benchmarks.peers import projection_runner
 from benchmarks.peers.peer import own_database
 from benchmarks.peers.projection_runner import OneStatement
+from eventstore.archive.writer import Archive
 from eventstore.log import Connection
 from projections import store
 from projections.projector import Projector
 from projections.rebuild import rebuild
+from projections.segments import DECODER, typed
 
 Say = Callable[[str], None]
 Figures = dict[str, Any]
@@ -37,6 +40,9 @@ _TARGETS = {
     "live_vs_runner": "at least 40",
     "live_vs_runner_by_one_statement": "report",
     "rebuild_vs_floor": "at least 0.5",
+    "rebuild_segments_vs_floor": "at least 2",
+    "archive_per_second": "report",
+    "archive_mb_per_million": "report",
     "latency_ms_p50": "under 15",
     "latency_ms_p99": "under 60",
     "peak_rss_mb": "at most 1,500",
@@ -85,6 +91,9 @@ def run(url: str, say: Say, sizes: Sizes | None = None) -> Figures:
         figures |= _latencies(url, sizes)
         figures |= _backdated(url, sizes)
         figures |= _memory(database, sizes)
+    with own_database(url, "archived") as database:
+        deliveries.fill(database, sizes.events, _progress)
+        figures |= _segments_against_floor(database, sizes)
     with psycopg.connect(url) as connection:
         for name in ("fsync", "synchronous_commit"):
             row = connection.execute("SELECT current_setting(%s)", (name,)).fetchone()
@@ -179,6 +188,46 @@ def _against_floor(database: str, sizes: Sizes) -> Figures:
         "rebuild_vs_floor": _ratio(ours, floor),
         "rebuild_per_second": round(median(ours)),
         "floor_per_second": round(median(floor)),
+    }
+
+
+def _segments_against_floor(database: str, sizes: Sizes) -> Figures:
+    """As above, from an archive that our own writer has written of the same log."""
+    ours, floor = list[float](), list[float]()
+    wanted = deliveries.truth(database, sizes.events)
+    with tempfile.TemporaryDirectory(prefix="chainlytics-bench-") as folder:
+        with psycopg.connect(database, autocommit=True) as connection:
+            connection.execute(
+                "INSERT INTO seal_heads (number, size, note) VALUES (0, %s, 'benchmark')",
+                (sizes.events,),
+            )
+        begun = perf_counter()
+        written = Archive(database, folder, typed, decoder=DECODER).write(now=True)
+        took = perf_counter() - begun
+        assert written[-1].last == sizes.events
+        stored = sum(file.bytes for segment in written for file in segment.files)
+        _progress(f"archived: {sizes.events / took:,.0f}/s, {stored / 1e6:,.0f} MB")
+        uvloop.run(Projector(database, [DELIVERIES]).create())
+        for number in range(sizes.rounds):
+            _checkpoint(database)
+            floor.append(sizes.events / _copied_out(database, sizes.events))
+            _checkpoint(database)
+            _empty(database)
+            begun = perf_counter()
+            events = uvloop.run(rebuild(database, DELIVERIES))
+            ours.append(events / (perf_counter() - begun))
+            assert events == sizes.events
+            made = deliveries.contents(database)
+            deliveries.check_same("our table from segments", made, wanted)
+            _progress(
+                f"rebuild from segments {number + 1} of {sizes.rounds}: COPY out "
+                f"{floor[-1]:,.0f}/s, ours {ours[-1]:,.0f}/s"
+            )
+    return {
+        "rebuild_segments_vs_floor": _ratio(ours, floor),
+        "rebuild_segments_per_second": round(median(ours)),
+        "archive_per_second": round(sizes.events / took),
+        "archive_mb_per_million": round(stored / sizes.events, 1),
     }
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import psycopg
 import uvloop
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from psycopg import AsyncConnection
 
 from benchmarks import backdated, deliveries, latency, rebuilding
@@ -25,8 +26,10 @@ from benchmarks.deliveries import DELIVERIES
 from benchmarks.peers import projection_runner
 from benchmarks.peers.peer import own_database
 from benchmarks.peers.projection_runner import OneStatement
+from chainlytics.application import REQUESTS
 from eventstore.archive.writer import Archive
 from eventstore.log import Connection
+from eventstore.seals.sealer import Sealer
 from projections import store
 from projections.projector import Projector
 from projections.rebuild import rebuild
@@ -196,11 +199,10 @@ def _segments_against_floor(database: str, sizes: Sizes) -> Figures:
     ours, floor = list[float](), list[float]()
     wanted = deliveries.truth(database, sizes.events)
     with tempfile.TemporaryDirectory(prefix="chainlytics-bench-") as folder:
-        with psycopg.connect(database, autocommit=True) as connection:
-            connection.execute(
-                "INSERT INTO seal_heads (number, size, note) VALUES (0, %s, 'benchmark')",
-                (sizes.events,),
-            )
+        key = Ed25519PrivateKey.generate()
+        sealed = Sealer(database, lambda: key, REQUESTS).seal()
+        assert sealed is not None
+        assert sealed.size == sizes.events
         begun = perf_counter()
         written = Archive(database, folder, typed, decoder=DECODER).write(now=True)
         took = perf_counter() - begun

@@ -24,8 +24,8 @@ from psycopg import sql
 
 from eventstore.embedded import EmbeddedPostgres
 
-# A killed process loses nothing that the kernel has; only a power cut needs fsync. Who connects and
-# says nothing, as behind a stalled proxy, holds up whoever drops a database.
+# A killed process loses nothing that the kernel has; only a power cut needs fsync. Who begins
+# to authenticate and does not go on, as behind a stalled proxy, holds up whoever drops a database.
 TEST_SETTINGS = {"fsync": "off", "authentication_timeout": "5s"}
 
 _home = pytest.StashKey[str]()

@@ -22,7 +22,7 @@ CLEAN := env -u PYTHONPATH -u PYTHONHOME -u PIP_TARGET -u PIP_PREFIX -u PIP_REQU
 	PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint bench lock clean
+.PHONY: help setup demo serve kafka test lint bench lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +61,10 @@ demo: setup ## the whole story on a year of orders, in under five minutes
 
 serve: setup ## the API, projector and consumer on one port, until Ctrl-C
 	@$(VENV)/bin/chainlytics serve
+
+kafka: setup ## fetch a Kafka broker for tests, by Maven (RUN=1 runs it on loopback, PORT=9092)
+	@$(VENV)/bin/python -m eventstore.kafka $(if $(RUN),run --home "$${CHAINLYTICS_HOME:-.chainlytics}/kafka" \
+		$(if $(PORT),--port $(PORT)))
 
 test: setup ## all tests, against a real Postgres (ARGS='-k orders' to choose)
 	@$(VENV)/bin/python -m pytest $(ARGS)

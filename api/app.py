@@ -30,7 +30,9 @@ from api import (
     people,
     policies,
     projections,
+    relay,
     reviews,
+    schemas,
     seals,
     stream,
     transport,
@@ -57,7 +59,9 @@ _ROUTERS = (
     seals,
     archive,
     projections,
+    relay,
     stream,
+    schemas,
     health,
 )
 

@@ -22,6 +22,7 @@ from api.errors import documented
 from commands import HANDLERS, Context, command_id
 from domain.errors import Refused
 from domain.values import Command
+from eventstore import Receipt
 from readmodels.positions import ReadModelBehind
 
 
@@ -92,8 +93,8 @@ def mount(router: APIRouter, posts: Sequence[Post]) -> None:
 
 def _endpoint(post: Post) -> Callable[..., Any]:
     """A function whose signature FastAPI reads: path fields, body, idempotency key."""
-    in_path = [name for name in post.command.model_fields if f"{{{name}}}" in post.path]
-    body_model = _body(post, in_path)
+    in_path = path_fields(post)
+    body_model = body_of(post, in_path)
 
     async def endpoint(
         request: Request,
@@ -105,14 +106,7 @@ def _endpoint(post: Post) -> Callable[..., Any]:
         **path: Any,
     ) -> Accepted:
         sent = body.model_dump(exclude_unset=True, mode="json")
-        now = datetime.now(UTC)
-        given: dict[str, Any] = {name: now for name in post.now if name not in sent}
-        given |= {name: str(uuid4()) for name in post.made if name not in sent}
-        try:
-            command = post.command.model_validate(given | sent | path)
-        except ValidationError as error:
-            # A rule over several fields. Any other such error would be our own fault.
-            raise RequestValidationError(error.errors(include_url=False)) from error
+        command, digest = asked(post, path, sent)
         own = caller.organisation_id
         context = Context(
             organisation_id=own,
@@ -120,18 +114,12 @@ def _endpoint(post: Post) -> Callable[..., Any]:
             roles=caller.roles,
             command_id=command_id(own, f"http:{idempotency_key}") if idempotency_key else uuid4(),
             correlation_id=request.state.correlation_id,
-            digest=_digest(post.command, path, sent),
+            digest=digest,
         )
-        await _checked(post.check, deps, command, context)
+        await checked(post.check, deps, command, context)
         receipt = await deps.bus.execute(command, context)
         tagged(response, receipt.version)
-        return Accepted(
-            stream=receipt.stream,
-            id=receipt.stream.partition("/")[2],
-            version=receipt.version,
-            position=receipt.position,
-            repeated=receipt.repeated,
-        )
+        return accepted(receipt)
 
     parameters = [
         _parameter("request", Request),
@@ -149,10 +137,52 @@ def _endpoint(post: Post) -> Callable[..., Any]:
     return endpoint
 
 
-async def _checked(
+def path_fields(post: Post) -> list[str]:
+    """The command's fields that HTTP has in the path."""
+    return [name for name in post.command.model_fields if f"{{{name}}}" in post.path]
+
+
+def asked(post: Post, path: Mapping[str, Any], sent: Mapping[str, Any]) -> tuple[Command, bytes]:
+    """The command of what a sender said, with what the server adds, and a digest of his words.
+
+    Args:
+        path: the fields that HTTP has in the path.
+        sent: the others, as far as they were sent, as JSON has them.
+
+    Raises:
+        RequestValidationError: a rule over several fields is broken.
+    """
+    now = datetime.now(UTC)
+    given: dict[str, Any] = {name: now for name in post.now if name not in sent}
+    given |= {name: str(uuid4()) for name in post.made if name not in sent}
+    try:
+        command = post.command.model_validate({**given, **sent, **path})
+    except ValidationError as error:
+        # A rule over several fields. Any other such error would be our own fault.
+        raise RequestValidationError(error.errors(include_url=False)) from error
+    return command, _digest(post.command, path, sent)
+
+
+def accepted(receipt: Receipt) -> Accepted:
+    """The answer to a command that was taken."""
+    return Accepted(
+        stream=receipt.stream,
+        id=receipt.stream.partition("/")[2],
+        version=receipt.version,
+        position=receipt.position,
+        repeated=receipt.repeated,
+    )
+
+
+async def checked(
     check: Check | None, deps: Dependencies, command: Command, context: Context
 ) -> None:
-    """Ask an endpoint's check, for those who may send the command at all."""
+    """Ask an endpoint's check, for those who may send the command at all.
+
+    Raises:
+        Refused: it says no.
+        ReadModelBehind: what it has to read is not there in time.
+    """
     if check is None or context.roles.isdisjoint(HANDLERS[type(command)].roles):
         return
     try:
@@ -164,8 +194,9 @@ async def _checked(
             raise
 
 
-def _body(post: Post, in_path: Sequence[str]) -> type[BaseModel]:
-    """The command's fields that stand in the body; unknown ones are refused."""
+def body_of(post: Post, in_path: Sequence[str] = ()) -> type[BaseModel]:
+    """The command's fields as a client sends them, those in a path left out; unknown ones are
+    refused."""
     fields: dict[str, Any] = {}
     for name, info in post.command.model_fields.items():
         if name in in_path:

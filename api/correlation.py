@@ -41,7 +41,9 @@ class Correlation:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        correlation_id = _correlation_id(headers)
+        correlation_id = correlation_of(
+            headers.get("traceparent", ""), headers.get("x-correlation-id", "")
+        )
         scope.setdefault("state", {})["correlation_id"] = correlation_id
         clear_contextvars()
         bind_contextvars(correlation_id=str(correlation_id))
@@ -87,10 +89,10 @@ async def _until_client_leaves(answer: Awaitable[None]) -> None:
         _log.debug("client left")
 
 
-def _correlation_id(headers: Headers) -> UUID:
-    trace = _TRACE.match(headers.get("traceparent", ""))
-    given = trace.group(1) if trace else headers.get("x-correlation-id", "")
+def correlation_of(traceparent: str, named: str) -> UUID:
+    """The correlation id of a trace, or the one that is named; where neither is one, a new one."""
+    trace = _TRACE.match(traceparent)
     try:
-        return UUID(given)
+        return UUID(trace.group(1) if trace else named)
     except ValueError:
         return uuid4()

@@ -44,33 +44,31 @@ _Candidate = Annotated[
     Query(ge=0, lt=10**6, description="One candidate, by its place in the decision's list."),
 ]
 
-mount(
-    router,
-    (
-        Post(
-            "",
-            RequestDecision,
-            "Ask for a decision",
-            now=("requested_at",),
-            made=("decision_id",),
-            status=201,
-            example={
-                "kind": "fulfilment",
-                "subject_id": "O-1",
-                "priority": 7,
-                "deadline": "2099-01-01T00:00:00Z",
-                "weights": {"cost": 1.0, "risk_minor": 5000, "carbon_minor_per_kg": 10},
-            },
-        ),
-        Post(
-            "/{decision_id}/outcome",
-            RecordOutcome,
-            "Say how a decision turned out",
-            now=("known_at",),
-            example={"occurred": False, "followed": True, "cost_minor": 1290},
-        ),
+POSTS = (
+    Post(
+        "",
+        RequestDecision,
+        "Ask for a decision",
+        now=("requested_at",),
+        made=("decision_id",),
+        status=201,
+        example={
+            "kind": "fulfilment",
+            "subject_id": "O-1",
+            "priority": 7,
+            "deadline": "2099-01-01T00:00:00Z",
+            "weights": {"cost": 1.0, "risk_minor": 5000, "carbon_minor_per_kg": 10},
+        },
+    ),
+    Post(
+        "/{decision_id}/outcome",
+        RecordOutcome,
+        "Say how a decision turned out",
+        now=("known_at",),
+        example={"occurred": False, "followed": True, "cost_minor": 1290},
     ),
 )
+mount(router, POSTS)
 
 
 @router.get("", summary="List decisions, the latest first", responses=documented())

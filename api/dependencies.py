@@ -49,6 +49,9 @@ class Dependencies:
     retention: Retention
     #: Names of the witnesses that signed heads are handed to.
     witnesses: tuple[str, ...]
+    #: What the names of topics of Kafka begin with, and how many partitions each has.
+    kafka_prefix: str
+    kafka_lanes: int
 
 
 class NotAllowed(Exception):

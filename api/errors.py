@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import structlog
@@ -52,6 +52,10 @@ UNPROCESSABLE = frozenset(
 #: Rules about who it is: another person may.
 NOT_THIS_PERSON = frozenset({"decision.needs_another_person", "model.needs_second_person"})
 _PERSONS = [part for command in COMMANDS.values() for part in personal_parts(command)]
+
+
+#: The media type of problem details.
+PROBLEM_JSON = "application/problem+json"
 
 
 class FieldError(BaseModel):
@@ -111,36 +115,78 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """An answer in the one shape of errors."""
-    body = Problem(
-        type=f"urn:chainlytics:problem:{code}",
-        title=HTTPStatus(status).phrase,
-        status=status,
-        detail=detail,
-        correlation_id=str(getattr(request.state, "correlation_id", "")) or None,
-        errors=list(errors) or None,
-        **({"context": dict(context)} if context else {}),
-    )
+    return _answer(request, Told(status, code, detail, errors, context, headers))
+
+
+def _answer(request: Request, told: Told) -> JSONResponse:
     return JSONResponse(
-        body.model_dump(exclude_none=True),
-        status_code=status,
-        media_type="application/problem+json",
-        headers=headers,
+        problem_of(told, str(getattr(request.state, "correlation_id", ""))),
+        status_code=told.status,
+        media_type=PROBLEM_JSON,
+        headers=told.headers,
     )
+
+
+class Told(NamedTuple):
+    """What is told of an error, whichever way the answer goes."""
+
+    status: int
+    code: str
+    detail: str
+    errors: Sequence[FieldError] = ()
+    context: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] | None = None
+
+
+def problem_of(told: Told, correlation_id: str) -> dict[str, Any]:
+    """Problem details as JSON has them."""
+    body = Problem(
+        type=f"urn:chainlytics:problem:{told.code}",
+        title=HTTPStatus(told.status).phrase,
+        status=told.status,
+        detail=told.detail,
+        correlation_id=correlation_id or None,
+        errors=list(told.errors) or None,
+        **({"context": dict(told.context)} if told.context else {}),
+    )
+    return body.model_dump(exclude_none=True)
+
+
+def told_of(error: Exception) -> Told:
+    """What is told of why a command was not taken; of what nobody foresaw, nothing but that."""
+    match error:
+        case Refused():
+            return Told(status_of(error), error.code, error.detail, context=error.context)
+        case RequestValidationError():
+            errors = _field_errors(error)
+            detail = "; ".join(f"{one.field}: {one.rule}" for one in errors[:5])
+            return Told(422, "invalid", detail, errors)
+        case HTTPException():
+            phrase = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+            code = "body-too-large" if error.status_code == 413 else phrase
+            return Told(error.status_code, code, str(error.detail), headers=error.headers)
+    for kind, status, code, headers in _PLAIN:
+        if isinstance(error, kind):
+            return Told(status, code, str(error), headers=headers)
+    return _UNEXPECTED
+
+
+_UNEXPECTED = Told(500, "unexpected", "something went wrong here; it was logged")
 
 
 def install(app: FastAPI) -> None:
     """Answer every expected error of the application as problem details."""
-    app.exception_handler(Refused)(_refused)
+    app.exception_handler(Refused)(_told)
     app.exception_handler(NotFound)(_not_found)
-    app.exception_handler(RequestValidationError)(_invalid_request)
+    app.exception_handler(RequestValidationError)(_told)
     app.exception_handler(WrongCase)(_wrong_case)
-    app.exception_handler(HTTPException)(_http)
+    app.exception_handler(HTTPException)(_told)
     app.exception_handler(psycopg.OperationalError)(_cut_off)
     app.exception_handler(psycopg.InterfaceError)(_cut_off)
     app.exception_handler(ArchiveUnavailable)(_archive_away)
     app.exception_handler(ArchiveDamaged)(_archive_damaged)
-    for kind, status, code, headers in _PLAIN:
-        app.exception_handler(kind)(_plain(status, code, headers))
+    for kind, *_ in _PLAIN:
+        app.exception_handler(kind)(_told)
 
 
 _RETRY = {"Retry-After": "1"}
@@ -166,16 +212,8 @@ _PLAIN: tuple[tuple[type[Exception], int, str, Mapping[str, str]], ...] = (
 )
 
 
-def _plain(status: int, code: str, headers: Mapping[str, str]) -> Any:
-    async def handle(request: Request, error: Exception) -> JSONResponse:
-        return problem(request, status, code, str(error), headers=headers)
-
-    return handle
-
-
-async def _refused(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Refused)
-    return problem(request, status_of(error), error.code, error.detail, context=error.context)
+async def _told(request: Request, error: Exception) -> JSONResponse:
+    return _answer(request, told_of(error))
 
 
 async def _not_found(request: Request, error: Exception) -> JSONResponse:
@@ -183,9 +221,8 @@ async def _not_found(request: Request, error: Exception) -> JSONResponse:
     return problem(request, 404, "not-found", str(error), context=error.context)
 
 
-async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    errors = [
+def _field_errors(error: RequestValidationError) -> list[FieldError]:
+    return [
         FieldError(
             # An unknown field's name is the sender's: of any length, of any characters.
             field=_short(".".join(str(part) for part in one["loc"])) or "body",
@@ -194,8 +231,6 @@ async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
         )
         for one in error.errors()[:50]
     ]
-    detail = "; ".join(f"{one.field}: {one.rule}" for one in errors[:5])
-    return problem(request, 422, "invalid", detail, errors=errors)
 
 
 def _unsaid(error: Mapping[str, Any]) -> bool:
@@ -227,16 +262,9 @@ def _short(value: Any) -> Any:
     return str(value)[:100] if isinstance(value, int | float) else type(value).__name__
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return http_problem(request, error)
-
-
 def http_problem(request: Request, error: HTTPException) -> JSONResponse:
     """What the framework refuses, in the one shape of errors."""
-    phrase = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    code = "body-too-large" if error.status_code == 413 else phrase
-    return problem(request, error.status_code, code, str(error.detail), headers=error.headers)
+    return _answer(request, told_of(error))
 
 
 async def _cut_off(request: Request, error: Exception) -> JSONResponse:
@@ -262,4 +290,4 @@ async def _archive_damaged(request: Request, error: Exception) -> JSONResponse:
 def unexpected(request: Request, error: Exception) -> JSONResponse:
     """An answer to what nobody foresaw: the reason goes to the log, never to the client."""
     _log.error("unexpected error", path=request.url.path, exc_info=error)
-    return problem(request, 500, "unexpected", "something went wrong here; it was logged")
+    return _answer(request, _UNEXPECTED)

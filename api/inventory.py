@@ -18,54 +18,52 @@ from readmodels.page import Page
 
 router = APIRouter(tags=["inventory"])
 
-mount(
-    router,
-    (
-        Post(
-            "/sites",
-            OpenSite,
-            "Open a site",
-            now=("opened_at",),
-            status=201,
-            errors=(409,),
-            example={
-                "site_id": "S-BER",
-                "name": "Berlin",
-                "region": "DE-BE",
-                "service_levels": [{"code": "standard", "cost_minor": 490, "carbon_g": 500}],
-                "daily_capacity": 200,
-            },
-        ),
-        Post(
-            "/sites/{site_id}/close",
-            CloseSite,
-            "Close a site",
-            now=("closed_at",),
-            example={"reason": "lease ended"},
-        ),
-        Post(
-            "/stock/{site_id}/{sku}/receive",
-            ReceiveStock,
-            "Take goods in",
-            now=("received_at",),
-            example={"quantity": "12"},
-        ),
-        Post(
-            "/stock/{site_id}/{sku}/pick",
-            PickStock,
-            "Take goods from the shelf",
-            now=("picked_at",),
-            example={"quantity": "1", "order_id": "O-1"},
-        ),
-        Post(
-            "/stock/{site_id}/{sku}/adjust",
-            AdjustStock,
-            "Correct what is on hand",
-            now=("adjusted_at",),
-            example={"change": "-2", "reason": "broken"},
-        ),
+POSTS = (
+    Post(
+        "/sites",
+        OpenSite,
+        "Open a site",
+        now=("opened_at",),
+        status=201,
+        errors=(409,),
+        example={
+            "site_id": "S-BER",
+            "name": "Berlin",
+            "region": "DE-BE",
+            "service_levels": [{"code": "standard", "cost_minor": 490, "carbon_g": 500}],
+            "daily_capacity": 200,
+        },
+    ),
+    Post(
+        "/sites/{site_id}/close",
+        CloseSite,
+        "Close a site",
+        now=("closed_at",),
+        example={"reason": "lease ended"},
+    ),
+    Post(
+        "/stock/{site_id}/{sku}/receive",
+        ReceiveStock,
+        "Take goods in",
+        now=("received_at",),
+        example={"quantity": "12"},
+    ),
+    Post(
+        "/stock/{site_id}/{sku}/pick",
+        PickStock,
+        "Take goods from the shelf",
+        now=("picked_at",),
+        example={"quantity": "1", "order_id": "O-1"},
+    ),
+    Post(
+        "/stock/{site_id}/{sku}/adjust",
+        AdjustStock,
+        "Correct what is on hand",
+        now=("adjusted_at",),
+        example={"change": "-2", "reason": "broken"},
     ),
 )
+mount(router, POSTS)
 
 
 @router.get("/sites", summary="List sites", responses=documented())

@@ -59,60 +59,58 @@ async def _must_be_champion(
     await models.must_be_champion(ReadModels(deps.log, organisation_id), command.model_hash)
 
 
-mount(
-    router,
-    (
-        Post(
-            "/{model_hash}/approve",
-            ApproveModel,
-            "Approve a model that somebody else registered",
-            now=("approved_at",),
-            example={"accept_worse": False},
-        ),
-        Post(
-            "/{model_hash}/deploy",
-            DeployModel,
-            "Give an approved model a role in its kind",
-            now=("deployed_at",),
-            example={"role": "challenger", "share": 0.1},
-        ),
-        Post(
-            "/{model_hash}/rollback",
-            RollBackModel,
-            "Make an earlier champion the champion again",
-            now=("rolled_back_at",),
-            check=_must_be_champion,
-            example={"to": "0" * 64, "reason": "late deliveries were missed"},
-        ),
-        Post(
-            "/{model_hash}/withdraw",
-            WithdrawModel,
-            "End a model's role",
-            now=("withdrawn_at",),
-            example={"reason": "the trial is over"},
-        ),
-        Post(
-            "/{model_hash}/stop",
-            StopModel,
-            "Let a model decide nothing more",
-            now=("stopped_at",),
-            example={"reason": "its features are stale"},
-        ),
-        Post(
-            "/{model_hash}/resume",
-            ResumeModel,
-            "Let a stopped model go on",
-            now=("resumed_at",),
-        ),
-        Post(
-            "/{model_hash}/retire",
-            RetireModel,
-            "Take a model out of every role for good",
-            now=("retired_at",),
-            example={"reason": "replaced"},
-        ),
+POSTS = (
+    Post(
+        "/{model_hash}/approve",
+        ApproveModel,
+        "Approve a model that somebody else registered",
+        now=("approved_at",),
+        example={"accept_worse": False},
+    ),
+    Post(
+        "/{model_hash}/deploy",
+        DeployModel,
+        "Give an approved model a role in its kind",
+        now=("deployed_at",),
+        example={"role": "challenger", "share": 0.1},
+    ),
+    Post(
+        "/{model_hash}/rollback",
+        RollBackModel,
+        "Make an earlier champion the champion again",
+        now=("rolled_back_at",),
+        check=_must_be_champion,
+        example={"to": "0" * 64, "reason": "late deliveries were missed"},
+    ),
+    Post(
+        "/{model_hash}/withdraw",
+        WithdrawModel,
+        "End a model's role",
+        now=("withdrawn_at",),
+        example={"reason": "the trial is over"},
+    ),
+    Post(
+        "/{model_hash}/stop",
+        StopModel,
+        "Let a model decide nothing more",
+        now=("stopped_at",),
+        example={"reason": "its features are stale"},
+    ),
+    Post(
+        "/{model_hash}/resume",
+        ResumeModel,
+        "Let a stopped model go on",
+        now=("resumed_at",),
+    ),
+    Post(
+        "/{model_hash}/retire",
+        RetireModel,
+        "Take a model out of every role for good",
+        now=("retired_at",),
+        example={"reason": "replaced"},
     ),
 )
+mount(router, POSTS)
 
 
 @router.get("", summary="List models, the latest first", responses=documented())

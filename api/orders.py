@@ -28,63 +28,61 @@ router = APIRouter(prefix="/orders", tags=["orders"])
 
 _STATUSES = [status.value for status in Status if status is not Status.UNKNOWN]
 
-mount(
-    router,
-    (
-        Post(
-            "",
-            PlaceOrder,
-            "Place an order",
-            now=("placed_at",),
-            status=201,
-            errors=(409,),
-            example={
-                "order_id": "O-1",
-                "customer_id": "C-1",
-                "currency": "EUR",
-                "region": "DE-BE",
-                "promised_at": "2030-01-01T00:00:00Z",
-                "lines": [
-                    {
-                        "line_no": 1,
-                        "sku": "SKU-001",
-                        "quantity": "2",
-                        "unit_price_minor": 1999,
-                        "weight_g": 800,
-                    }
-                ],
-                "recipient": {"person_id": "P-1", "name": "Ada Example", "city": "Berlin"},
-            },
-        ),
-        Post(
-            "/{order_id}/allocate",
-            AllocateOrder,
-            "Choose the site and the service level",
-            now=("allocated_at",),
-            example={"site_id": "S-AMS", "service_level": "standard", "vehicle_id": "V-AMS-VAN"},
-        ),
-        Post(
-            "/{order_id}/ship",
-            ShipOrder,
-            "Hand the order to a carrier",
-            now=("shipped_at",),
-            example={"carrier": "DHL"},
-        ),
-        Post(
-            "/{order_id}/deliver",
-            DeliverOrder,
-            "Hand the order to its customer",
-            now=("delivered_at",),
-        ),
-        Post(
-            "/{order_id}/cancel",
-            CancelOrder,
-            "Give the order up",
-            now=("cancelled_at",),
-            example={"reason": "changed mind"},
-        ),
+POSTS = (
+    Post(
+        "",
+        PlaceOrder,
+        "Place an order",
+        now=("placed_at",),
+        status=201,
+        errors=(409,),
+        example={
+            "order_id": "O-1",
+            "customer_id": "C-1",
+            "currency": "EUR",
+            "region": "DE-BE",
+            "promised_at": "2030-01-01T00:00:00Z",
+            "lines": [
+                {
+                    "line_no": 1,
+                    "sku": "SKU-001",
+                    "quantity": "2",
+                    "unit_price_minor": 1999,
+                    "weight_g": 800,
+                }
+            ],
+            "recipient": {"person_id": "P-1", "name": "Ada Example", "city": "Berlin"},
+        },
+    ),
+    Post(
+        "/{order_id}/allocate",
+        AllocateOrder,
+        "Choose the site and the service level",
+        now=("allocated_at",),
+        example={"site_id": "S-AMS", "service_level": "standard", "vehicle_id": "V-AMS-VAN"},
+    ),
+    Post(
+        "/{order_id}/ship",
+        ShipOrder,
+        "Hand the order to a carrier",
+        now=("shipped_at",),
+        example={"carrier": "DHL"},
+    ),
+    Post(
+        "/{order_id}/deliver",
+        DeliverOrder,
+        "Hand the order to its customer",
+        now=("delivered_at",),
+    ),
+    Post(
+        "/{order_id}/cancel",
+        CancelOrder,
+        "Give the order up",
+        now=("cancelled_at",),
+        example={"reason": "changed mind"},
     ),
 )
+mount(router, POSTS)
 
 
 @router.get("", summary="List orders, the latest first", responses=documented())

@@ -19,36 +19,34 @@ from readmodels.policies import PolicySummary
 
 router = APIRouter(prefix="/policies", tags=["policies"])
 
-mount(
-    router,
-    (
-        Post(
-            "/{kind}",
-            SetPolicy,
-            "Set the policy of a kind as a whole",
-            now=("set_at",),
-            example={
-                "minimum_confidence": 0.6,
-                "four_eyes_above_minor": 500_000,
-                "max_psi": 0.25,
-                "max_override_rate": 0.3,
-            },
-        ),
-        Post(
-            "/{kind}/stop",
-            StopKind,
-            "Stop all decisions of a kind",
-            now=("stopped_at",),
-            example={"reason": "the warehouses are flooded"},
-        ),
-        Post(
-            "/{kind}/resume",
-            ResumeKind,
-            "Let a stopped kind decide again",
-            now=("resumed_at",),
-        ),
+POSTS = (
+    Post(
+        "/{kind}",
+        SetPolicy,
+        "Set the policy of a kind as a whole",
+        now=("set_at",),
+        example={
+            "minimum_confidence": 0.6,
+            "four_eyes_above_minor": 500_000,
+            "max_psi": 0.25,
+            "max_override_rate": 0.3,
+        },
+    ),
+    Post(
+        "/{kind}/stop",
+        StopKind,
+        "Stop all decisions of a kind",
+        now=("stopped_at",),
+        example={"reason": "the warehouses are flooded"},
+    ),
+    Post(
+        "/{kind}/resume",
+        ResumeKind,
+        "Let a stopped kind decide again",
+        now=("resumed_at",),
     ),
 )
+mount(router, POSTS)
 
 
 @router.get("", summary="List policies", responses=documented())

@@ -18,49 +18,47 @@ from readmodels.transport import Route, Vehicle
 
 router = APIRouter(tags=["transport"])
 
-mount(
-    router,
-    (
-        Post(
-            "/vehicles",
-            RegisterVehicle,
-            "Register a vehicle",
-            now=("registered_at",),
-            status=201,
-            example={
-                "vehicle_id": "V-BER-TRUCK",
-                "site_id": "S-BER",
-                "mode": "truck",
-                "service_levels": ["standard"],
-                "max_weight_g": 500_000,
-                "daily_capacity": 120,
-                "cost_minor": -80,
-                "carbon_g": -120,
-            },
-        ),
-        Post(
-            "/vehicles/{vehicle_id}/retire",
-            RetireVehicle,
-            "Take a vehicle out of use",
-            now=("retired_at",),
-            example={"reason": "sold"},
-        ),
-        Post(
-            "/routes/forbid",
-            ForbidRoute,
-            "Forbid a site to send orders to a region",
-            now=("forbidden_at",),
-            example={"site_id": "S-BER", "region": "DK", "reason": "no licensed carrier"},
-        ),
-        Post(
-            "/routes/allow",
-            AllowRoute,
-            "Allow a forbidden route again",
-            now=("allowed_at",),
-            example={"site_id": "S-BER", "region": "DK"},
-        ),
+POSTS = (
+    Post(
+        "/vehicles",
+        RegisterVehicle,
+        "Register a vehicle",
+        now=("registered_at",),
+        status=201,
+        example={
+            "vehicle_id": "V-BER-TRUCK",
+            "site_id": "S-BER",
+            "mode": "truck",
+            "service_levels": ["standard"],
+            "max_weight_g": 500_000,
+            "daily_capacity": 120,
+            "cost_minor": -80,
+            "carbon_g": -120,
+        },
+    ),
+    Post(
+        "/vehicles/{vehicle_id}/retire",
+        RetireVehicle,
+        "Take a vehicle out of use",
+        now=("retired_at",),
+        example={"reason": "sold"},
+    ),
+    Post(
+        "/routes/forbid",
+        ForbidRoute,
+        "Forbid a site to send orders to a region",
+        now=("forbidden_at",),
+        example={"site_id": "S-BER", "region": "DK", "reason": "no licensed carrier"},
+    ),
+    Post(
+        "/routes/allow",
+        AllowRoute,
+        "Allow a forbidden route again",
+        now=("allowed_at",),
+        example={"site_id": "S-BER", "region": "DK"},
     ),
 )
+mount(router, POSTS)
 
 
 @router.get("/vehicles", summary="List vehicles", responses=documented())

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import append, decide, growth, load, project, seal, spine
+from benchmarks import append, decide, growth, load, project, relay, seal, spine
 from chainlytics.memory import calm_collector
 from eventstore.embedded import EmbeddedPostgres
 
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "growth": growth,
     "load": load,
     "project": project,
+    "relay": relay,
     "seal": seal,
     "spine": spine,
 }

@@ -12,13 +12,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 
 import numpy as np
 
@@ -39,6 +40,7 @@ SITES, SKUS = 10, 50
 _CONNECTIONS = 20
 _WARM_S = 2.0
 _PATIENCE_S = 60.0
+_DEFAULTS: Mapping[str, str] = MappingProxyType({})
 _ROW = """SELECT last_position FROM read_models.stock_levels
     WHERE organisation_id = %s AND site_id = %s AND sku = %s"""
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -60,11 +62,20 @@ class NotVisible(Exception):
     """A read model said that it had come to a position, and the row there was an older one."""
 
 
-async def measure(url: str, rate: float, seconds: float, say: Say) -> Latencies:
+async def measure(
+    url: str,
+    rate: float,
+    seconds: float,
+    say: Say,
+    *,
+    workers: Sequence[str] = ("projector",),
+    settings: Mapping[str, str] = _DEFAULTS,
+) -> Latencies:
     """Send commands for so many seconds, after some that warm everything up.
 
     The clock of each runs from its answer until its row was read: ``Positions.wait_for``, then a
-    query of its own.
+    query of its own. ``workers``: the commands of the command line that bring events to rows, with
+    these ``settings`` in their environment.
 
     Raises:
         NotVisible: a row was not there when it was said to be.
@@ -72,7 +83,9 @@ async def measure(url: str, rate: float, seconds: float, say: Say) -> Latencies:
     """
     with own_database(url, "latency") as database:
         prepare_database(database)
-        with _projector(database):
+        with ExitStack() as running:
+            for worker in workers:
+                running.enter_context(_worker(database, worker, settings))
             async with (
                 application(database, pool_size=_CONNECTIONS) as app,
                 Positions(app.log, database) as positions,
@@ -129,14 +142,14 @@ async def _one(app: Application, positions: Positions, number: int) -> tuple[flo
 
 
 @contextmanager
-def _projector(url: str) -> Iterator[None]:
-    """`chainlytics projector` as a process of its own; what it said is told where we fail."""
+def _worker(url: str, name: str, settings: Mapping[str, str]) -> Iterator[None]:
+    """A worker as a process of its own; what it said is told where we fail."""
     with tempfile.TemporaryDirectory(prefix="chainlytics-bench-") as folder:
-        log = Path(folder) / "projector.log"
+        log = Path(folder) / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "chainlytics", "projector"],
-                env=os.environ | {"DATABASE_URL": url, "CHAINLYTICS_HOME": folder},
+                [sys.executable, "-m", "chainlytics", name],
+                env={**os.environ, "DATABASE_URL": url, "CHAINLYTICS_HOME": folder, **settings},
                 cwd=Path(__file__).parent.parent,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -144,7 +157,7 @@ def _projector(url: str) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            error.add_note(f"the projector said:\n{log.read_text()[-2000:]}")
+            error.add_note(f"the {name} said:\n{log.read_text()[-2000:]}")
             raise
         finally:
             process.send_signal(signal.SIGTERM)

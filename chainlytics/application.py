@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 from chainlytics.settings import Settings
 from commands import Bus
 from commands.erasing import keep_erased
-from domain.catalogue import TOPICS
+from domain.catalogue import AREAS, TOPICS
 from domain.decisions import DecisionRequested
 from domain.errors import Refused
 from eventstore import Log, Writer, prepare_database
@@ -23,6 +23,10 @@ from eventstore.archive.writer import Archive, keep_written
 from eventstore.artifacts import Artifacts
 from eventstore.attempts import Attempts
 from eventstore.embedded import EmbeddedPostgres
+from eventstore.kafka.cluster import Cluster
+from eventstore.kafka.feed import Feed
+from eventstore.kafka.relay import Relay, keep_relayed
+from eventstore.kafka.topics import OTHER
 from eventstore.log import Connection
 from eventstore.persons.keys import PersonKeys
 from eventstore.retention import Retention, keep_pruned
@@ -38,12 +42,15 @@ from ml.catalogue import HANDLERS
 from ml.decisions import DecisionConsumer
 from ml.watch import keep_measured
 from projections.catalogue import TABLES
+from projections.lane_projector import LaneProjector
 from projections.projector import Projector
 from projections.segments import DECODER, typed
 from readmodels.people import People
 
 #: How the topics of decision requests begin, whatever their version.
 REQUESTS = TOPICS[DecisionRequested].rpartition("v")[0]
+#: The areas whose topics consumers read: all, since every event names the one before it.
+FED = (*AREAS, OTHER)
 _PRUNE_EVERY = timedelta(hours=1)
 _MEASURE_EVERY = timedelta(hours=1)
 _ARCHIVE_EVERY = timedelta(minutes=1)
@@ -134,6 +141,29 @@ def sealer_of(url: str, settings: Settings) -> Sealer | None:
     return Sealer(url, key, REQUESTS, memory=settings.home / "seal.head")
 
 
+def relay_of(url: str, settings: Settings) -> Relay | None:
+    """What publishes the log to the cluster of the settings; None: they name none."""
+    cluster = settings.cluster()
+    if cluster is None:
+        return None
+    lanes, replication = settings.kafka_lanes, settings.kafka_replication
+    return Relay(url, cluster, AREAS, lanes=lanes, replication=replication)
+
+
+def feeding(settings: Settings) -> Cluster | None:
+    """The cluster that consumers get events from; None: they read the database."""
+    return settings.cluster() if settings.transport == "kafka" else None
+
+
+async def _lanes_folded(url: str, cluster: Cluster) -> None:
+    """Run the read models on the lanes that Kafka gives us."""
+    projector = LaneProjector(url, list(TABLES.values()))
+    building = await projector.prepare()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(projector.build(building), name="rebuild")
+        group.create_task(Feed(url, cluster, "projector", FED, projector).run(), name="feed")
+
+
 @asynccontextmanager
 async def application(
     url: str, *, pool_size: int = 10, master: Callable[[], bytes] = _no_master_key
@@ -168,6 +198,8 @@ async def run_workers(
     *,
     projector: bool,
     consumer: bool,
+    cluster: Cluster | None = None,
+    relay: Relay | None = None,
     retention: Retention | None = None,
     archive: Archive | None = None,
     sealing: Sealing | None = None,
@@ -175,6 +207,8 @@ async def run_workers(
 ) -> None:
     """Run read models and decisions behind the log until cancelled.
 
+    ``cluster``: where they get the log's events from; None: from the database.
+    ``relay``: publishes the log to Kafka; None: nobody here does.
     ``retention``: how long each class of record is kept; None keeps all for ever.
     ``sealing``: seals the log and hands its heads to witnesses; None: nobody here does.
     ``archive``: writes sealed ranges of the log into the archive; None: nobody here does.
@@ -182,14 +216,22 @@ async def run_workers(
     """
     async with application(url, pool_size=4) as app, asyncio.TaskGroup() as group:
         if projector:
-            group.create_task(app.projector.run(), name="projector")
+            run = app.projector.run() if cluster is None else _lanes_folded(url, cluster)
+            group.create_task(run, name="projector")
             group.create_task(keep_erased(url, every=_ERASE_EVERY), name="erasures")
         if consumer:
             await app.consumer.prepare()
-            group.create_task(app.consumer.run(), name="decision consumer")
+            run = (
+                app.consumer.run()
+                if cluster is None
+                else Feed(url, cluster, "decisions", FED, app.consumer).run()
+            )
+            group.create_task(run, name="decision consumer")
             if measure is not None:
                 watching = keep_measured(url, app.log, app.artifacts, app.bus, every=measure)
                 group.create_task(watching, name="model monitor")
+        if relay is not None:
+            group.create_task(keep_relayed(relay), name="relay")
         if sealing is not None:
             group.create_task(keep_sealed(sealing.sealer, every=sealing.every), name="sealer")
             path = Proofs(app.log).path

@@ -10,13 +10,14 @@ import tempfile
 from base64 import b64decode, b64encode
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import AfterValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from eventstore.kafka.cluster import Cluster
 from eventstore.retention import Retention
 from eventstore.seals.signing import key_of, read_key
 from eventstore.witnesses.addresses import witnesses_of
@@ -62,6 +63,9 @@ class Settings(BaseSettings):
     #: The server listens on loopback unless told otherwise.
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    #: Where a worker's health is asked for, where it has a port for that.
+    health_host: str = "127.0.0.1"
+    health_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     organisation: str = "demo"
     #: Signs the development issuer's tokens; made and kept in ``home`` where it is not set.
     token_secret: Annotated[str | None, Field(min_length=32)] = None
@@ -91,6 +95,26 @@ class Settings(BaseSettings):
     archive: str | None = None
     #: Positions of a whole segment of the archive.
     archive_positions: Annotated[int, Field(ge=100, le=2_000_000)] = 250_000
+    #: How consumers get events: ``log`` reads them from the database, ``kafka`` takes them from
+    #: topics, in groups that share the work (docs/scaling.md).
+    transport: Literal["log", "kafka"] = "log"
+    #: Some brokers of the Kafka cluster: ``host:port``, with commas between them.
+    kafka_bootstrap_servers: Annotated[
+        str | None, Field(validation_alias="KAFKA_BOOTSTRAP_SERVERS")
+    ] = None
+    #: The first part of the names of topics and consumer groups.
+    kafka_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,60}$")] = "chainlytics"
+    #: Partitions of each topic: so many consumers can share the work. Read when the relay first
+    #: runs; ``chainlytics kafka lanes`` changes it later.
+    kafka_lanes: Annotated[int, Field(ge=1, le=1000)] = 6
+    #: Copies of each partition; the brokers' own default without it.
+    kafka_replication: Annotated[int, Field(ge=1, le=15)] | None = None
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_username: str | None = None
+    kafka_password: SecretStr | None = None
+    #: Certificates of the authorities that the brokers' are checked with; the system's without it.
+    kafka_cafile: Path | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     pool_size: Annotated[int, Field(ge=1, le=500)] = 10
 
@@ -99,6 +123,41 @@ class Settings(BaseSettings):
     def _are_witnesses(cls, addresses: str) -> str:
         witnesses_of(addresses)
         return addresses
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _are_brokers(cls, servers: str | None) -> str | None:
+        if servers is not None:
+            for one in _brokers(servers):
+                host, _, port = one.rpartition(":")
+                if not host or not port.isdigit():
+                    raise ValueError(f"{one!r} is not host:port")
+        return servers
+
+    @model_validator(mode="after")
+    def _kafka_is_whole(self) -> Self:
+        if self.transport == "kafka" and self.kafka_bootstrap_servers is None:
+            raise ValueError("transport kafka needs brokers: set KAFKA_BOOTSTRAP_SERVERS")
+        if self.kafka_security.startswith("SASL") and not (
+            self.kafka_username and self.kafka_password
+        ):
+            raise ValueError("SASL needs CHAINLYTICS_KAFKA_USERNAME and CHAINLYTICS_KAFKA_PASSWORD")
+        return self
+
+    def cluster(self) -> Cluster | None:
+        """The Kafka cluster of the settings; None: they name none."""
+        if self.kafka_bootstrap_servers is None:
+            return None
+        security: dict[str, Any] = {"security_protocol": self.kafka_security}
+        if self.kafka_cafile is not None:
+            security["ssl_cafile"] = str(self.kafka_cafile)
+        if self.kafka_password is not None and self.kafka_security.startswith("SASL"):
+            security |= {
+                "sasl_mechanism": self.kafka_sasl_mechanism,
+                "sasl_plain_username": self.kafka_username,
+                "sasl_plain_password": self.kafka_password.get_secret_value(),
+            }
+        return Cluster(_brokers(self.kafka_bootstrap_servers), self.kafka_prefix, security)
 
     @property
     def archive_location(self) -> str | None:
@@ -186,6 +245,10 @@ class Settings(BaseSettings):
             secret = secrets.token_urlsafe(48)
             opened.write(secret)
         return secret
+
+
+def _brokers(servers: str) -> tuple[str, ...]:
+    return tuple(one.strip() for one in servers.split(",") if one.strip())
 
 
 def _duration(days: int) -> timedelta | None:

@@ -34,5 +34,7 @@ def configure_logs(level: str = "INFO", *, pretty: bool = False) -> None:
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    # psycopg tells of every cancelled query; our own lines say what matters.
+    # psycopg tells of every cancelled query, Kafka's client of every broker that it cannot reach,
+    # again and again; our own lines say what matters.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
 from domain.catalogue import CATALOGUE, Catalogue
 from domain.schema_changes import Change, Schema, Schemas, compare
-from domain.values import Event
 
 COMMITTED = Path(__file__).with_name("event_schemas.json")
 
@@ -55,9 +55,9 @@ class _Generator(GenerateJsonSchema):
         return {"type": "string", "format": "decimal", **limits}
 
 
-def schema_of(event: type[Event]) -> Schema:
-    """The JSON schema of an event's stored form."""
-    found = event.model_json_schema(mode="serialization", schema_generator=_Generator)
+def schema_of(kind: type[BaseModel], mode: JsonSchemaMode = "serialization") -> Schema:
+    """The JSON schema of an event's stored form; of what may be sent, with mode ``validation``."""
+    found = kind.model_json_schema(mode=mode, schema_generator=_Generator)
     definitions = found.pop("$defs", {})
     schema: Schema = json.loads(json.dumps(_inlined(found, definitions), sort_keys=True))
     return schema

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 #: In this order: a later file may speak of tables of an earlier one.
-_FILES = ("schema.sql", "seals.sql", "archive.sql", "people.sql", "trail.sql")
+_FILES = ("schema.sql", "seals.sql", "archive.sql", "people.sql", "trail.sql", "kafka.sql")
 _SCHEMA = b"\n".join(Path(__file__).with_name(name).read_bytes() for name in _FILES)
 #: Every table that the schema makes.
 TABLES: tuple[str, ...] = tuple(

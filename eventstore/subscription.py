@@ -119,7 +119,10 @@ class Bell:
 
 
 async def follow(
-    url: str, who: str, step: Callable[[AsyncConnection[TupleRow]], Awaitable[bool]]
+    url: str,
+    who: str,
+    step: Callable[[AsyncConnection[TupleRow]], Awaitable[bool]],
+    channel: str = CHANNEL,
 ) -> None:
     """Run ``step`` over and over, on a connection of its own: at once while it says that there is
     more, otherwise when the log moved. Survives a restart of the server by itself.
@@ -128,8 +131,9 @@ async def follow(
         url: libpq connection string.
         who: the name to log under.
         step: takes one batch in its own transaction; whether there was one.
+        channel: what is notified when there is more; appends do the default one.
     """
-    async with Bell(url) as bell:
+    async with Bell(url, channel) as bell:
         while True:
             try:
                 async with await AsyncConnection.connect(

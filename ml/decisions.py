@@ -34,6 +34,8 @@ from domain.values import Command
 from eventstore import Receipt, StoredEvent
 from eventstore.archive.cold import Cold
 from eventstore.artifacts import Artifacts
+from eventstore.kafka.cluster import lane_of
+from eventstore.kafka.sequence import LaneBatch
 from eventstore.log import Connection, read_after
 from eventstore.subscription import follow
 from ml.catalogue import FEATURE_TABLES, KINDS
@@ -42,7 +44,7 @@ from ml.kind import Request
 from ml.pieces import answers
 from ml.scorers import Scorers
 from ml.tables import REQUEST
-from projections import rows, store
+from projections import lanes, rows, store
 from projections.contributions import contributions
 from projections.engine import merge
 from projections.frames import decode, wanted
@@ -56,6 +58,10 @@ _RATED = 500
 
 class FeaturesIncomplete(Exception):
     """A feature table could not fold some events: a decision would be made of wrong values."""
+
+
+class _StandApart(Exception):
+    """Feature tables are not at one position of a lane, or not of this code."""
 
 
 class DecisionConsumer:
@@ -74,6 +80,7 @@ class DecisionConsumer:
         self._scorers = Scorers(artifacts)
         self._batch = batch
         self._cold = Cold()
+        self._rate: float | None = None
 
     async def prepare(self) -> None:
         """Create the feature tables; rebuild those that are new or whose declaration changed."""
@@ -91,12 +98,7 @@ class DecisionConsumer:
         for table in new:
             await projector.rebuild(table)
         async with await self._connect() as connection, connection.transaction():
-            known = await store.progress(connection, FEATURE_TABLES, lock=True)
-            if len({one.position for one in known.values()}) > 1:
-                # Rebuilt to the head while requests before it wait: a batch would be folded into
-                # some tables twice. Answers that are on the log are not given again.
-                _log.warning("feature tables stand apart, deciding from the start of the log")
-                await store.start_over(connection, FEATURE_TABLES)
+            await self._started_over(connection)
 
     async def run(self) -> None:
         """Follow the log for ever; survives a restart of the server by itself."""
@@ -116,46 +118,110 @@ class DecisionConsumer:
         async with connection.transaction():
             if await self._started_over(connection):
                 return True
-            if parked := (await store.outlook(connection, FEATURE_TABLES)).parked:
-                raise FeaturesIncomplete(
-                    f"{', '.join(sorted(parked))}: there are dead letters, decisions wait for them"
-                )
+            outlook = await _whole(connection)
             known = await store.progress(connection, FEATURE_TABLES)
             position = min(progress.position for progress in known.values())
             events = await read_after(connection, position, self._batch, self._cold)
             if not events:
                 return False
-            frames = decode(events, wanted(FEATURE_TABLES))
-            batch = {table: contributions(table, frames) for table in FEATURE_TABLES}
-            history = LiveHistory(connection, batch)
-            await self._answer(events, history)
-            await self._ask_again(events)
-            await self._keep(events, history)
-            for kind in KINDS.values():
-                outcomes = await kind.outcomes(events, history)
-                await self._send(
-                    [
-                        (command, cause, f"outcome:{command.decision_id}")
-                        for cause, command in outcomes
-                    ]
-                )
-            for table, parts in batch.items():
-                await rows.merge_part(connection, table, merge(table, [parts]))
+            left: Sequence[StoredEvent] = events
+            if outlook.ahead:  # where events came by Kafka before: some lanes are done further
+                for ahead in (await lanes.ahead(connection, FEATURE_TABLES)).values():
+                    left = ahead.events_left(left)
+            await self._decide(connection, left)
             rate = len(events) / (monotonic() - begun) if len(events) >= _RATED else None
             await store.advance(connection, FEATURE_TABLES, events[-1].position, rate)
         return True
 
-    async def _started_over(self, connection: Connection) -> bool:
-        """Go back to the start where the log is another one, as after a restore; whether so.
+    # Lane by lane, as a `LaneConsumer`: what is decided on is of the lane's organisations alone.
 
-        Rebuilding the tables to the head would pass over requests whose answers the log has lost.
-        Answers that it has are not given twice: their command ids are the same. Takes the row locks
-        that keep other consumers out.
+    async def position(self, connection: Connection, lane: int) -> int:
+        """The position up to which all of a lane is decided."""
+        return min((await lanes.done(connection, FEATURE_TABLES, lane)).values())
+
+    async def level(self, connection: Connection) -> None:
+        """Say up to where all lanes are decided."""
+        rate, self._rate = self._rate, None
+        await self._sound_again(connection)
+        await lanes.level(connection, FEATURE_TABLES, store.CHANNEL, rate)
+
+    async def take(self, connection: Connection, batch: LaneBatch) -> None:
+        """Decide what a lane's events request; what is missing before them is read from the log.
+
+        Raises:
+            Superseded: the relay has begun anew since the batch was published.
+            FeaturesIncomplete: a feature table has dead letters.
         """
+        await self._sound_again(connection)
+        try:
+            while await self._take_some(connection, batch):
+                pass
+        except _StandApart:
+            await self._sound_again(connection)
+            raise
+
+    async def _sound_again(self, connection: Connection) -> None:
+        """Begin at the start of the log where the tables cannot be gone on with."""
+        if await _unsound(connection) is not None:
+            async with connection.transaction():
+                await self._started_over(connection)
+
+    async def _take_some(self, connection: Connection, batch: LaneBatch) -> bool:
+        """Take the batch, or what comes before it from the log; whether there may be more."""
+        begun = monotonic()
+        async with connection.transaction():
+            mine = await lanes.shared(connection, FEATURE_TABLES)
+            if len(mine) < len(FEATURE_TABLES):
+                raise _StandApart("feature tables are of another declaration")
+            reached = set((await lanes.begin(connection, FEATURE_TABLES, batch)).values())
+            if len(reached) > 1:
+                # Some were rebuilt meanwhile: a batch would be folded into these twice.
+                raise _StandApart(f"feature tables have come to {sorted(reached)}")
+            [done] = reached
+            if done >= batch.to:
+                return False
+            await _whole(connection)
+            if done < batch.after:
+                found = await read_after(connection, done, self._batch, self._cold)
+                to = min(found[-1].position, batch.after)
+            else:
+                found, to = list(batch.events), batch.to
+            events = [
+                one
+                for one in found
+                if done < one.position <= to
+                and lane_of(one.organisation_id, batch.lanes) == batch.lane
+            ]
+            await self._decide(connection, events)
+            await lanes.advance(connection, FEATURE_TABLES, batch, to)
+        if len(events) >= _RATED:
+            self._rate = len(events) / (monotonic() - begun)
+        return to < batch.to
+
+    async def _decide(self, connection: Connection, events: Sequence[StoredEvent]) -> None:
+        """Answer what some events request and record what they say of outcomes, then fold them."""
+        frames = decode(events, wanted(FEATURE_TABLES))
+        batch = {table: contributions(table, frames) for table in FEATURE_TABLES}
+        history = LiveHistory(connection, batch)
+        await self._answer(events, history)
+        await self._ask_again(events)
+        await self._keep(events, history)
+        for kind in KINDS.values():
+            outcomes = await kind.outcomes(events, history)
+            await self._send(
+                [(command, cause, f"outcome:{command.decision_id}") for cause, command in outcomes]
+            )
+        for table, parts in batch.items():
+            await rows.merge_part(connection, table, merge(table, [parts]))
+
+    async def _started_over(self, connection: Connection) -> bool:
+        """Go back to the start where the tables cannot be gone on with; whether so. Takes the row
+        locks that keep other consumers out."""
         await store.progress(connection, FEATURE_TABLES, lock=True)
-        if not await store.diverged(connection, FEATURE_TABLES):
+        reason = await _unsound(connection)
+        if reason is None:
             return False
-        _log.warning("the log is another one, deciding from its start")
+        _log.warning("deciding from the start of the log", reason=reason)
         await store.start_over(connection, FEATURE_TABLES)
         return True
 
@@ -245,6 +311,39 @@ class DecisionConsumer:
 
     async def _connect(self) -> Connection:
         return await AsyncConnection.connect(self._url, autocommit=True, connect_timeout=5)
+
+
+async def _unsound(connection: Connection) -> str | None:
+    """Why the feature tables cannot be gone on with; None: they can.
+
+    Answers that are on the log are not given twice: their command ids are the same.
+    """
+    if await store.diverged(connection, FEATURE_TABLES):
+        # Rebuilt to the head, they would pass over requests whose answers the log has lost.
+        return "the log is another one"
+    known = await store.progress(connection, FEATURE_TABLES)
+    further = list((await lanes.ahead(connection, FEATURE_TABLES)).values())
+    apart = further and (
+        len(further) < len(FEATURE_TABLES) or any(o != further[0] for o in further)
+    )
+    if apart or len({one.position for one in known.values()}) > 1:
+        # Some were rebuilt to the head while requests before it wait: a batch would be folded into
+        # these twice.
+        return "the feature tables stand apart"
+    return None
+
+
+async def _whole(connection: Connection) -> store.Outlook:
+    """How the feature tables are.
+
+    Raises:
+        FeaturesIncomplete: one of them has dead letters.
+    """
+    outlook = await store.outlook(connection, FEATURE_TABLES)
+    if outlook.parked:
+        names = ", ".join(sorted(outlook.parked))
+        raise FeaturesIncomplete(f"{names}: there are dead letters, decisions wait for them")
+    return outlook
 
 
 def requests_in(

@@ -30,6 +30,20 @@ DO $$ BEGIN
     END IF;
 END $$;
 
+-- Where events come by Kafka (eventstore/kafka.sql): up to where a table has all of a lane, as far as that is
+-- further than `projections.position`, up to which it has everything. `suffix` says of which of its tables,
+-- `lanes` how many lanes there were.
+CREATE TABLE IF NOT EXISTS projection_lanes (
+    name          text        NOT NULL,
+    suffix        text        NOT NULL,
+    lane          integer     NOT NULL,
+    lanes         integer     NOT NULL,
+    position      bigint      NOT NULL,
+    last_event_id uuid,
+    updated_at    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (name, suffix, lane)
+) WITH (fillfactor = 50);
+
 -- A rebuild under way, as far as it is in the table beside: who goes on with it begins there.
 CREATE TABLE IF NOT EXISTS projection_rebuilds (
     name          text             PRIMARY KEY,

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from time import monotonic
 from weakref import WeakKeyDictionary
 
+import polars as pl
 import psycopg
 import structlog
 from psycopg import AsyncConnection
 
 from eventstore.log import Connection
 from eventstore.subscription import follow
-from projections import dead_letters, store
+from projections import dead_letters, lanes, store
 from projections.contributions import contributions
 from projections.engine import merge
 from projections.folding import fold_or_park, fold_part, fold_rows, is_outage
@@ -30,7 +31,7 @@ Progress = Callable[[int, int], None]
 #: How long a table is left alone after each failure in a row, in seconds. Behind the last one what
 #: cannot be folded is parked; a table that cannot even do that is tried again every so often.
 BACK_OFF_S = (0.1, 0.5, 2.0)
-_STOPPED_S = 5.0
+STOPPED_S = 5.0
 #: How long the end of the log is waited for where nothing moves, in seconds.
 _PATIENCE_S = 30.0
 #: How often tables that are at the head are looked at closely, in seconds: whether the log is still
@@ -49,7 +50,7 @@ _RATED = 500
 
 
 @dataclass(slots=True)
-class _Failures:
+class Failures:
     """How often a table failed in a row, and when it is tried again."""
 
     count: int
@@ -92,7 +93,7 @@ class Projector:
         self._batch = batch
         self._back_off_s = back_off_s
         self._reader = LogReader(url)
-        self._failures: dict[str, _Failures] = {}
+        self._failures: dict[str, Failures] = {}
         self._building: set[str] = set()
         self._looked_at = -_LOOK_EVERY_S
         self._leases: WeakKeyDictionary[Connection, _Leases] = WeakKeyDictionary()
@@ -112,12 +113,27 @@ class Projector:
     async def run(self) -> None:
         """Follow the log for ever; survives a restart of the server by itself. What has to be
         rebuilt is rebuilt meanwhile."""
+        building = await self.start()
+        async with self._reader, asyncio.TaskGroup() as group:
+            group.create_task(self.build(building), name="rebuild")
+            group.create_task(follow(self._url, "projector", self.step), name="follow")
+
+    async def start(self) -> list[Table]:
+        """Create missing tables; those that are to be built beside, which nobody folds until
+        ``build`` has."""
         await self.create()
         building = await self._to_build()
         self._building = {table.name for table in building}
-        async with self._reader, asyncio.TaskGroup() as group:
-            group.create_task(self._build_all(building), name="rebuild")
-            group.create_task(follow(self._url, "projector", self.step), name="follow")
+        return building
+
+    def leave(self, table: Table) -> None:
+        """Fold a table no further until it was built."""
+        self._building.add(table.name)
+
+    @property
+    def building(self) -> frozenset[str]:
+        """The tables that are to be built before they are folded live."""
+        return frozenset(self._building)
 
     async def _to_build(self) -> list[Table]:
         async with await self._connect() as connection:
@@ -144,8 +160,9 @@ class Projector:
         else:
             await rebuild(self._url, table, report, if_new=True)
 
-    async def _build_all(self, tables: Sequence[Table]) -> None:
+    async def build(self, tables: Sequence[Table]) -> None:
         """Build tables one after the other; one that fails is tried again after the others."""
+        self._building |= {table.name for table in tables}
         left = list(tables)
         while left:
             table = left.pop(0)
@@ -157,7 +174,7 @@ class Projector:
                     with suppress(psycopg.Error):  # what is wrong with it is in the log too
                         async with await self._connect() as connection:
                             await store.fail(connection, table, str(error))
-                await asyncio.sleep(_STOPPED_S)
+                await asyncio.sleep(STOPPED_S)
                 left.append(table)
             else:
                 self._building.discard(table.name)
@@ -285,9 +302,9 @@ class Projector:
             raise error
         before = self._failures.get(table.name)
         count = before.count if before else 0
-        waits = [*self._back_off_s, _STOPPED_S]
+        waits = [*self._back_off_s, STOPPED_S]
         _log.error("projection stopped", table=table.name, error=str(error), failures=count + 1)
-        self._failures[table.name] = _Failures(
+        self._failures[table.name] = Failures(
             count + 1, monotonic() + waits[min(count, len(waits) - 1)]
         )
         await store.fail(connection, table, str(error))
@@ -324,12 +341,20 @@ class Projector:
             return False, lost
         fields = wanted(behind)
         log_rows = await self._reader.between(fields, start, to)
+        # Where a table took events by Kafka before, some lanes may be further than its position.
+        ahead = await lanes.ahead(connection, behind) if outlook.ahead else {}
         if parking:
             for table in behind:
-                await fold_or_park(connection, self._reader, table, log_rows, to)
+                left = _left(log_rows, ahead.get(table.name))
+                await fold_or_park(connection, self._reader, table, left, to)
         else:
             frames = decode_frame(log_rows, fields)
             for table in behind:
+                if table.name in ahead:
+                    left = ahead[table.name].rows_left(log_rows)
+                    keys = await dead_letters.parked_keys(connection, table, "")
+                    await fold_rows(connection, self._reader, table, left, to, parked=keys)
+                    continue
                 if table.name in outlook.parked:
                     keys = await dead_letters.parked_keys(connection, table, "")
                     await fold_rows(connection, self._reader, table, log_rows, to, parked=keys)
@@ -352,6 +377,10 @@ class Projector:
 
     async def _connect(self) -> Connection:
         return await AsyncConnection.connect(self._url, autocommit=True, connect_timeout=5)
+
+
+def _left(log_rows: pl.DataFrame, further: lanes.Ahead | None) -> pl.DataFrame:
+    return log_rows if further is None else further.rows_left(log_rows)
 
 
 def _logged(table: Table) -> Progress:

@@ -19,7 +19,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from eventstore.log import Connection
-from projections import dead_letters, rows, store
+from projections import dead_letters, lanes, rows, store
 from projections.accumulate import Accumulator, parts
 from projections.contributions import contributions
 from projections.engine import finish
@@ -202,6 +202,8 @@ async def _swap(writing: Connection, reader: LogReader, table: Table, position: 
     """Put the new table in place; the position that it is at."""
     known = await store.progress(writing, [table], lock=True)
     live = known[table.name].position if table.name in known else position
+    if further := (await lanes.ahead(writing, [table])).get(table.name):
+        live = further.furthest
     if await store.diverged(writing, [table]):
         live = position  # of another log: it says nothing about this one
     # What came in meanwhile and was folded into the old table is folded here, so that no reader is
@@ -234,7 +236,9 @@ async def rebuild_keys(url: str, table: Table, keys: pl.DataFrame) -> int:
     for start in range(0, different.height, _KEYS_AT_ONCE):
         async with _live(url, table) as (writing, reader, position):
             some = different.slice(start, _KEYS_AT_ONCE)
-            await refold(writing, reader, table, some, position)
+            further = (await lanes.ahead(writing, [table])).get(table.name)
+            for to, keys in lanes.by_position(some, position, further):
+                await refold(writing, reader, table, keys, to)
     return different.height
 
 
@@ -278,6 +282,9 @@ async def rebuild_organisation(
             if report is not None:
                 report(done, before)
     async with _live(url, table) as (writing, reader, position):
+        further = (await lanes.ahead(writing, [table])).get(table.name)
+        if further is not None:
+            position = max(position, further.of(organisation_id))
         if position < before or await dead_letters.parked_positions(writing, table) != parked:
             raise NotLive(f"{table.name} was rolled back or parked something meanwhile: try again")
         # Little came in meanwhile: the table stands still only as long as this takes.

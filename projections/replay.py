@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from psycopg import AsyncConnection
 
 from eventstore.log import Connection
-from projections import dead_letters, store
+from projections import dead_letters, lanes, store
 from projections.contributions import contributions
 from projections.dead_letters import DeadLetter
 from projections.engine import merge
@@ -109,6 +109,8 @@ async def _fold(
         if not await dead_letters.is_first(connection, table, letter.position):
             return False  # another set of letters: the table was swapped meanwhile
         rows = await reader.between(wanted([table]), letter.position - 1, letter.position)
+        further = (await lanes.ahead(connection, [table])).get(table.name)
+        [(to, rows)] = lanes.by_position(rows, known.position, further)
         try:
             async with connection.transaction():
                 await dead_letters.take_out(connection, table, letter.position)
@@ -116,10 +118,10 @@ async def _fold(
                 if any(key.startswith("stream/") for key in letter.keys) and table.merges:
                     # Its key was not known: later events of it were not held back.
                     keys = part.select(table.keys)
-                    await refold(connection, reader, table, keys, known.position)
+                    await refold(connection, reader, table, keys, to)
                 else:
                     merged = merge(table, [part])
-                    await fold_part(connection, reader, table, merged, known.position)
+                    await fold_part(connection, reader, table, merged, to)
         except Exception as error:
             if is_outage(error):
                 raise

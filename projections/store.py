@@ -24,13 +24,18 @@ _SCHEMA = Path(__file__).with_name("projections.sql")
 
 #: Whether a row ``p`` of projections stands on a log that is no longer there: the event at its
 #: position is another one, or none. Where the event is not known, a position on the log will do.
-#: The subquery is scalar on purpose: an EXISTS may be hashed, which reads the whole log.
-DIVERGED = """CASE
-        WHEN p.position = 0 THEN false
-        WHEN p.last_event_id IS NULL THEN p.position > (SELECT h.position FROM log_head h)
-        ELSE p.last_event_id IS DISTINCT FROM
-            (SELECT e.event_id FROM events e WHERE e.notification_id = p.position)
+#: So it does where one of its lanes is further. The subquery is scalar on purpose: an EXISTS may be
+#: hashed, which reads the whole log.
+_GONE = """CASE
+        WHEN {row}.position = 0 THEN false
+        WHEN {row}.last_event_id IS NULL THEN {row}.position > (SELECT h.position FROM log_head h)
+        ELSE {row}.last_event_id IS DISTINCT FROM
+            (SELECT e.event_id FROM events e WHERE e.notification_id = {row}.position)
     END"""
+_HAS_GONE = _GONE.format(row="p")
+DIVERGED = f"""({_HAS_GONE} OR coalesce((
+        SELECT bool_or({_GONE.format(row="l")}) FROM projection_lanes l
+        WHERE l.name = p.name AND l.suffix = '' AND l.position > p.position), false))"""
 _DIVERGED = f"SELECT p.name FROM projections p WHERE p.name = ANY(%s) AND {DIVERGED}"
 
 _PROGRESS = """SELECT name, fingerprint, position, held
@@ -38,7 +43,10 @@ _PROGRESS = """SELECT name, fingerprint, position, held
 _OUTLOOK = f"""SELECT h.position,
         ARRAY(SELECT p.name FROM projections p WHERE p.name = ANY(%(names)s) AND {DIVERGED}),
         ARRAY(SELECT DISTINCT d.projection FROM dead_letters d
-              WHERE d.projection = ANY(%(names)s) AND d.suffix = '')
+              WHERE d.projection = ANY(%(names)s) AND d.suffix = ''),
+        ARRAY(SELECT DISTINCT p.name FROM projections p
+              JOIN projection_lanes l ON l.name = p.name AND l.suffix = ''
+              WHERE p.name = ANY(%(names)s) AND l.position > p.position)
     FROM log_head h"""
 
 
@@ -61,11 +69,12 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What a runner has to know of its tables: the log's head, which of them were folded from a log
-    that is no longer there, which have dead letters."""
+    that is no longer there, which have dead letters, which are further in some lanes."""
 
     head: int
     lost: frozenset[str]
     parked: frozenset[str]
+    ahead: frozenset[str]
 
 
 class NothingToRollBack(Exception):
@@ -123,8 +132,8 @@ async def outlook(connection: Connection, tables: Sequence[Table]) -> Outlook:
     cursor = await connection.execute(_OUTLOOK, {"names": names}, prepare=False)
     row = await cursor.fetchone()
     assert row is not None
-    head, lost, parked = row
-    return Outlook(head, frozenset(lost), frozenset(parked))
+    head, lost, parked, ahead = row
+    return Outlook(head, frozenset(lost), frozenset(parked), frozenset(ahead))
 
 
 async def diverged(connection: Connection, tables: Sequence[Table]) -> list[Table]:
@@ -203,12 +212,22 @@ async def fail(connection: Connection, table: Table, error: str) -> None:
     )
 
 
+async def recovered(connection: Connection, table: Table) -> None:
+    """Say that a table stands still no more."""
+    await connection.execute(
+        "UPDATE projections SET error = NULL WHERE name = %s AND error IS NOT NULL", (table.name,)
+    )
+
+
 async def start_over(connection: Connection, tables: Sequence[Table]) -> None:
     """Empty the tables and set them to position 0, in the caller's transaction."""
     for table in tables:
         await rows.create(connection, table)
         await set_progress(connection, table, 0, None)
         await connection.execute("DELETE FROM dead_letters WHERE projection = %s", (table.name,))
+        await connection.execute(
+            "DELETE FROM projection_lanes WHERE name = %s AND suffix = ''", (table.name,)
+        )
 
 
 async def forget(connection: Connection, name: str) -> bool:
@@ -220,6 +239,7 @@ async def forget(connection: Connection, name: str) -> bool:
             return False
         await connection.execute("DELETE FROM projection_rebuilds WHERE name = %s", (name,))
         await connection.execute("DELETE FROM dead_letters WHERE projection = %s", (name,))
+        await connection.execute("DELETE FROM projection_lanes WHERE name = %s", (name,))
         for suffix in ("", NEXT, OLD):
             await connection.execute(
                 sql.SQL("DROP TABLE IF EXISTS {}").format(
@@ -271,7 +291,7 @@ async def begin_rebuild(connection: Connection, table: Table) -> Rebuild:
     async with connection.transaction():
         cursor = await connection.execute(
             f"""SELECT p.position, p.last_event_id FROM projection_rebuilds p
-            WHERE p.name = %s AND p.fingerprint = %s AND NOT {DIVERGED}
+            WHERE p.name = %s AND p.fingerprint = %s AND NOT {_HAS_GONE}
                 AND to_regclass(%s) IS NOT NULL""",
             (table.name, table.fingerprint, f"{rows.SCHEMA}.{table.name}{NEXT}"),
             prepare=False,
@@ -313,9 +333,11 @@ async def swap(connection: Connection, table: Table) -> None:
         (table.name,),
     )
     await rows.drop(connection, table, OLD)
-    await connection.execute(
-        "DELETE FROM dead_letters WHERE projection = %s AND suffix = %s", (table.name, OLD)
-    )
+    for forget_old in (
+        "DELETE FROM dead_letters WHERE projection = %s AND suffix = %s",
+        "DELETE FROM projection_lanes WHERE name = %s AND suffix = %s",
+    ):
+        await connection.execute(forget_old, (table.name, OLD))
     await _rename(connection, table, "", OLD)
     await _rename(connection, table, NEXT, "")
     await connection.execute("DELETE FROM projection_rebuilds WHERE name = %s", (table.name,))
@@ -335,9 +357,13 @@ async def roll_back(connection: Connection, table: Table) -> int:
     async with connection.transaction():
         await connection.execute(PATIENCE)
         await progress(connection, [table], lock=True)
+        # One that is further in lanes can only be gone on with while there are as many lanes.
         cursor = await connection.execute(
             """SELECT p.old_fingerprint, p.old_position, p.old_event_id,
                 to_regclass(%s) IS NOT NULL AND p.old_fingerprint IS NOT NULL
+                AND NOT EXISTS (SELECT FROM projection_lanes l, relay r
+                    WHERE l.name = p.name AND l.suffix = '__old' AND l.lanes <> r.lanes
+                        AND l.position > p.old_position)
                 AND (p.old_position = 0 OR p.old_event_id IS NOT DISTINCT FROM
                     (SELECT e.event_id FROM events e WHERE e.notification_id = p.old_position))
             FROM projections p WHERE p.name = %s""",
@@ -365,9 +391,10 @@ async def roll_back(connection: Connection, table: Table) -> int:
 
 
 async def _rename(connection: Connection, table: Table, old: str, new: str) -> None:
-    """Give a table another suffix, and the dead letters with it."""
+    """Give a table another suffix, and with it its dead letters and how far it is in lanes."""
     await rows.rename(connection, table, old, new)
-    await connection.execute(
+    for rename in (
         "UPDATE dead_letters SET suffix = %s WHERE projection = %s AND suffix = %s",
-        (new, table.name, old),
-    )
+        "UPDATE projection_lanes SET suffix = %s WHERE name = %s AND suffix = %s",
+    ):
+        await connection.execute(rename, (new, table.name, old))

@@ -457,19 +457,22 @@ def _evaluated(
     table: Table, event: type[Event], column: str, one: pl.Expr, empty: pl.DataFrame
 ) -> DataType:
     where = f"{table.name}.{column}: {event.__name__}"
-    for name in one.meta.root_names():
+    names = one.meta.root_names()
+    for name in names:
         if name not in empty.columns:
             raise WrongDeclaration(
                 f"{where} has no field {name!r}; it has {', '.join(sorted(empty.columns))} "
                 f"(the text itself is lit({name!r}))"
             )
     try:
-        dtype = empty.select(one.alias("x")).schema["x"]
+        # Most are columns as they stand: to try those, too, would slow the start of every process.
+        plainly = len(names) == 1 and one.meta.eq(pl.col(names[0]))
+        dtype = empty.schema[names[0]] if plainly else empty.select(one.alias("x")).schema["x"]
     except (ColumnNotFoundError, StructFieldNotFoundError) as error:
         raise WrongDeclaration(f"{where} has no field {str(error).splitlines()[0]!r}") from error
     except PolarsError as error:
         raise WrongDeclaration(f"{where}: {str(error).splitlines()[0]}") from error
-    if spans_rows(one, empty.schema):
+    if not plainly and spans_rows(one, empty.schema):
         raise WrongDeclaration(
             f"{where} says something about several events at once, as sum() or shift() do: "
             "an expression is of one event, folds put them together"

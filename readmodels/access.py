@@ -45,6 +45,7 @@ QUERIES: Mapping[str, frozenset[Role]] = {
     "kpis.decisions": READ,
     "projections.list": READ,
     "projections.dead_letters": frozenset({Role.ADMIN, Role.ANALYST, Role.AUDITOR}),
+    "relay.get": READ,
     "metrics.read": READ,
     "archive.segments": frozenset({Role.ADMIN, Role.AUDITOR}),
     "audit.trail": frozenset({Role.ADMIN, Role.AUDITOR}),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from time import monotonic
+from typing import Any
 from uuid import UUID
 
 from psycopg.rows import class_row
@@ -24,19 +25,22 @@ from readmodels.page import Page, decode, page
 #: Work that waited so long beside a position that stood so long: the read model does not move.
 STALLED_AFTER_S = 30.0
 #: Events behind that are the groups of a busy log, not a backlog.
-_A_FEW = 100
+A_FEW = 100
 
 # Events by scalar subquery, never by a join: one may be hashed, which reads the whole log.
 # Whether somebody is at a rebuild says its lock alone: a long stretch of one writes nothing down.
+# Lanes that are behind do not stand still as long as the slowest of them moves. OFFSET 0: whether a
+# read model has diverged is asked once, not wherever it is used.
 _STATES = f"""SELECT p.name, p.position, h.position AS head, p.updated_at, p.error, p.held,
         p.rate, d.diverged,
-        extract(epoch FROM statement_timestamp() - p.updated_at)::float8 AS still_s,
+        extract(epoch FROM statement_timestamp()
+            - greatest(p.updated_at, l.moved_at))::float8 AS still_s,
         extract(epoch FROM statement_timestamp() - (
             SELECT e.recorded_at FROM events e
             WHERE e.notification_id >= CASE WHEN d.diverged THEN 1 ELSE p.position + 1 END
             ORDER BY e.notification_id LIMIT 1
         ))::float8 AS waiting_s,
-        coalesce(l.letters, 0) AS dead_letters,
+        coalesce(letters.parked, 0) AS dead_letters, coalesce(l.lanes, '[]') AS lanes,
         r.position AS rebuild_position, r.rate AS rebuild_rate,
         CASE WHEN r.name IS NULL THEN false ELSE EXISTS (
             SELECT FROM pg_locks k
@@ -45,10 +49,34 @@ _STATES = f"""SELECT p.name, p.position, h.position AS head, p.updated_at, p.err
                 AND k.classid = %(rebuilds)s::oid AND k.objid = hashtext(p.name)::oid
         ) END AS rebuild_running
     FROM projections p CROSS JOIN log_head h
-        CROSS JOIN LATERAL (SELECT {DIVERGED} AS diverged) d
+        CROSS JOIN LATERAL (SELECT {DIVERGED} AS diverged OFFSET 0) d
         LEFT JOIN projection_rebuilds r ON r.name = p.name
-        LEFT JOIN (SELECT projection, count(*) AS letters FROM dead_letters
-                   WHERE suffix = '' GROUP BY projection) l ON l.projection = p.name
+        LEFT JOIN (SELECT projection, count(*) AS parked FROM dead_letters
+                   WHERE suffix = '' GROUP BY projection) letters ON letters.projection = p.name
+        CROSS JOIN LATERAL (
+            SELECT min(coalesce(n.updated_at, p.updated_at))
+                    FILTER (WHERE n.behind > 0) AS moved_at,
+                jsonb_agg(jsonb_build_object(
+                    'lane', n.lane, 'position', n.position, 'behind', n.behind,
+                    'seconds_behind', CASE WHEN n.behind = 0 THEN 0 ELSE greatest(0, coalesce(
+                        extract(epoch FROM statement_timestamp() - (
+                            SELECT e.recorded_at FROM events e
+                            WHERE e.notification_id >= n.position + 1
+                            ORDER BY e.notification_id LIMIT 1
+                        )), 0)) END
+                ) ORDER BY n.lane) AS lanes
+            FROM (
+                SELECT put.lane, done.position, done.updated_at,
+                    greatest(put.position - done.position, 0) AS behind
+                FROM relay_lanes put
+                    JOIN relay ON put.lane < relay.lanes
+                    LEFT JOIN projection_lanes k
+                        ON k.name = p.name AND k.suffix = '' AND k.lane = put.lane
+                        AND k.lanes = relay.lanes
+                    CROSS JOIN LATERAL (SELECT k.updated_at, CASE WHEN d.diverged THEN 0
+                        ELSE greatest(p.position, k.position) END AS position) done
+            ) n
+        ) l
     WHERE %(name)s::text IS NULL OR p.name = %(name)s
     ORDER BY p.name"""
 
@@ -90,6 +118,30 @@ class RebuildState(Row):
     running: bool = Field(description="False: it was cut off; the next rebuild goes on with it.")
 
 
+class LaneState(Row):
+    """How far a read model is behind what the relay has put into a lane of Kafka.
+
+    What the relay itself is behind the log is not in here; all that a read model is behind, by
+    whatever way its events come, is in its own ``behind`` and ``seconds_behind``.
+    """
+
+    lane: int = Field(description="The partition, the same one in every topic.")
+    position: int = Field(
+        description="All of the lane up to this log position is folded, be it into the lane or as "
+        "a part of what all lanes have done."
+    )
+    behind: int = Field(
+        description="Log positions from there to the last event that the relay has put into the "
+        "lane; 0 where all of it is folded. Other lanes' events are among them: at most so many "
+        "are the lane's own."
+    )
+    seconds_behind: float = Field(
+        description="How long the first event that the lane may not have folded has been on the "
+        "log; 0 where all that was put into it is folded. Never less than the age of the first "
+        "event of the lane's own that is not folded, so an alarm on it misses nothing."
+    )
+
+
 class ProjectionState(Row):
     """How far a read model is behind the log; ``error``: why it stands still."""
 
@@ -113,6 +165,9 @@ class ProjectionState(Row):
     updated_at: datetime
     error: str | None
     rebuild: RebuildState | None
+    lanes: list[LaneState] = Field(
+        description="Each lane of Kafka, in order; empty where no relay ever ran on this log."
+    )
 
 
 class ReadModelBehind(Exception):
@@ -225,8 +280,8 @@ class Positions:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A row of ``_STATES``. ``still_s``: since its position was written last. ``waiting_s``: since
-    its first event that is not folded was recorded; None where all are."""
+    """A row of ``_STATES``. ``still_s``: since it moved last. ``waiting_s``: since its first event
+    that is not folded was recorded; None where all are."""
 
     name: str
     position: int
@@ -239,6 +294,7 @@ class _Found:
     still_s: float
     waiting_s: float | None
     dead_letters: int
+    lanes: list[dict[str, Any]]
     rebuild_position: int | None
     rebuild_rate: float | None
     rebuild_running: bool
@@ -263,6 +319,7 @@ class _Found:
             updated_at=self.updated_at,
             error=self.error,
             rebuild=self._rebuild(),
+            lanes=[LaneState(**one) for one in self.lanes],
         )
 
     def _does(self, behind: int) -> State:
@@ -277,7 +334,7 @@ class _Found:
             return State.STALLED
         if self.rebuild_position is not None:
             return State.REBUILDING
-        return State.CATCHING_UP if behind > _A_FEW else State.LIVE
+        return State.CATCHING_UP if behind > A_FEW else State.LIVE
 
     def _rebuild(self) -> RebuildState | None:
         if self.rebuild_position is None:

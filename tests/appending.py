@@ -42,10 +42,13 @@ def emptied(url: str) -> str:
     """The URL of a database whose log is empty and that has no read models."""
     prepare_database(url)
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("TRUNCATE events, commands, snapshots")
+        connection.execute(
+            "TRUNCATE events, commands, snapshots, relay, relay_lanes, kafka_offsets"
+        )
         connection.execute("UPDATE log_head SET position = 0, recorded_at = '-infinity'")
         connection.execute(
-            "DROP TABLE IF EXISTS projections, projection_rebuilds, dead_letters CASCADE"
+            "DROP TABLE IF EXISTS projections, projection_lanes, projection_rebuilds,"
+            " dead_letters CASCADE"
         )
         connection.execute("DROP SCHEMA IF EXISTS read_models CASCADE")
     return url

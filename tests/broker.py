@@ -1,250 +1,319 @@
-"""A real Apache Kafka for tests, without containers: its jars from Maven Central, run by Java.
+"""A real Apache Kafka for tests, wherever one can be had.
 
-The jars are fetched once, into the user's cache; a broker takes three seconds to start. Tests ask
-for the fixture ``broker`` (`from tests.broker import broker`); where there is no Java or no jars
-they are skipped, and the reason says why.
+``broker`` is one that all tests of a run share: what ``KAFKA_BOOTSTRAP_SERVERS`` names, else one of
+our own. ``own_broker`` may be stopped and killed, so it is always one of our own. Our own is the
+official jars run by Java, or the official image where Docker answers but Java does not.
+``cluster`` is the shared broker with a prefix that no other test uses.
+
+Where none can be had these tests are skipped, and the end of the run says so; with
+``CHAINLYTICS_REQUIRE_KAFKA=1`` they fail.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-import re
 import shutil
-import signal
 import subprocess
-import tempfile
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
+from typing import Protocol, TypeVar
 
+import psutil
 import pytest
 from kafka import KafkaAdminClient
-from kafka.errors import KafkaError
 
-from tests.serving import free_port
+from eventstore.kafka.cluster import Cluster
+from eventstore.kafka.embedded import (
+    ONE_NODE,
+    VERSION,
+    EmbeddedBroker,
+    NoBroker,
+    answers,
+    await_answer,
+    free_port,
+    prepare,
+)
 
-#: A broker of this version runs on Java 17.
-VERSION = "4.3.1"
-_JAVA = 17
-_FETCH_S = 240
+__all__ = ["DockerBroker", "EmbeddedBroker", "NoBroker", "RunningBroker", "StoppableBroker"]
+
+SERVERS = "KAFKA_BOOTSTRAP_SERVERS"
+REQUIRED = "CHAINLYTICS_REQUIRE_KAFKA"
+#: What the reason of each skipped test begins with.
+NONE_HERE = "NO KAFKA HERE"
+IMAGE = f"apache/kafka:{VERSION}"
+_CONTAINER = "container"  # the file with its name
+_PULL_S = 300
 _START_S = 60
 _STOP_S = 30
-_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
-_COPY = ("mvn", "--batch-mode", "--quiet", _PLUGIN, "-DincludeScope=runtime")
-_FORMAT = ("kafka.tools.StorageTool", "format")
-_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>chainlytics</groupId>
-  <artifactId>broker-of-the-tests</artifactId>
-  <version>1</version>
-  <dependencies>
-    <dependency>
-      <groupId>org.apache.kafka</groupId>
-      <artifactId>kafka_2.13</artifactId>
-      <version>{VERSION}</version>
-    </dependency>
-    <dependency>
-      <groupId>org.slf4j</groupId>
-      <artifactId>slf4j-simple</artifactId>
-      <version>1.7.36</version>
-    </dependency>
-  </dependencies>
-</project>
-"""
-_PROPERTIES = """process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
-controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-log.dirs={data}
-num.partitions=1
-offsets.topic.num.partitions=1
-offsets.topic.replication.factor=1
-transaction.state.log.num.partitions=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
-broker.heartbeat.interval.ms=500
-broker.session.timeout.ms=3000
-"""
+T = TypeVar("T")
 
 
-class NoBroker(Exception):
-    """Java, Maven or the jars cannot be had here; the message says which."""
+@dataclass(frozen=True)
+class RunningBroker:
+    """A broker that others use too: it must not be stopped. ``bootstrap``: ``host:port``, and
+    more of them with commas between where it is a cluster of somebody's own."""
+
+    bootstrap: str
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The same, one by one."""
+        return tuple(self.bootstrap.split(","))
 
 
-class EmbeddedBroker:
-    """One broker in KRaft mode on loopback. Address and data stay over stop and start, though after
-    a crash it takes some seconds until it trusts that its former self is gone.
+class StoppableBroker(Protocol):
+    """A broker of one's own. Address and data stay over stop and start."""
 
-    Topics are made by their first use. ``bootstrap`` is ``host:port``, also while it is stopped.
-    """
+    @property
+    def bootstrap(self) -> str:
+        """Where clients find it."""
 
-    def __init__(self, home: Path) -> None:
-        """``home``: a folder of its own, for data and the broker's log."""
-        self._home = home
-        self._port = free_port()
-        self._properties = home / "server.properties"
-        self._process: subprocess.Popen[bytes] | None = None
+    def start(self) -> None:
+        """Start it, unless it runs, and wait until it answers."""
+
+    def stop(self, *, kill: bool = False) -> None:
+        """Stop it; ``kill``: as a crash would."""
+
+
+class DockerBroker:
+    """One broker in a container of the official image."""
+
+    def __init__(self) -> None:
+        self.name = f"chainlytics-kafka-{uuid.uuid4().hex[:12]}"
+        self._port, self._controller = free_port(), free_port()
+        self._made = False
 
     @property
     def bootstrap(self) -> str:
         """Where clients find it."""
         return f"127.0.0.1:{self._port}"
 
+    def command(self) -> list[str]:
+        """How its container is made and started. The port is the same one inside, so that the
+        address it is known by holds there too: its transaction coordinator calls it by that."""
+        settings = {
+            **ONE_NODE,
+            "listeners": f"PLAINTEXT://0.0.0.0:{self._port},CONTROLLER://127.0.0.1:{self._controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
+            "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
+            "log.dirs": "/tmp/kafka-data",
+        }
+        command = ["docker", "run", "--detach", "--name", self.name]
+        command += ["--publish", f"{self.bootstrap}:{self._port}"]
+        for variable, value in container_environment(settings).items():
+            command += ["--env", f"{variable}={value}"]
+        return [*command, IMAGE]
+
     def start(self) -> None:
         """Start it, unless it runs, and wait until it answers.
 
         Raises:
-            NoBroker: Java, Maven or the jars cannot be had.
-            AssertionError: it ended or did not answer in time; the message has its last words.
+            NoBroker: Docker cannot make it, as where the image cannot be pulled.
+            BrokerFailed: it did not come up.
         """
-        if self._process is not None and self._process.poll() is None:
-            return
-        command = _java(jars())
-        if not self._properties.exists():
-            self._format(command)
-        with (self._home / "broker.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, "kafka.Kafka", str(self._properties)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self._home,
-            )
-        try:
-            self._await_answer()
-        except BaseException:
-            self.stop(kill=True)
-            raise
+        if self._made:
+            _docker("start", self.name)  # where it runs, it says yes
+        else:
+            _docker(*self.command()[1:], seconds=_PULL_S)
+            self._made = True
+        await_answer(self.bootstrap, self._alive, self._last_words, _START_S)
 
     def stop(self, *, kill: bool = False) -> None:
-        """Stop it; ``kill``: as a crash would. Nothing happens where it does not run."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        """Stop it; ``kill``: as a crash would. Its data stays."""
+        if self._made and self._alive():
+            _docker("kill" if kill else "stop", self.name)
+            _docker("wait", self.name)  # `kill` does not
 
-    def _format(self, command: list[str]) -> None:
-        text = _PROPERTIES.format(port=self._port, controller=free_port(), data=self._home / "data")
-        self._properties.write_text(text, encoding="utf-8")
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        done = subprocess.run(
-            [*command, *_FORMAT, "--cluster-id", cluster, "--config", str(self._properties)],
-            capture_output=True,
-            text=True,
-            timeout=_START_S,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    def remove(self) -> None:
+        """Leave nothing of it."""
+        remove_container(self.name)
 
-    def _await_answer(self) -> None:
-        deadline = monotonic() + _START_S
-        while monotonic() < deadline:
-            assert self._process is not None
-            assert self._process.poll() is None, f"the broker ended: {self._last_words()}"
-            try:
-                client = KafkaAdminClient(
-                    bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=1000
-                )
-            except (KafkaError, OSError):
-                sleep(0.1)
-                continue
-            try:
-                client.list_topics()
-                return
-            except (KafkaError, OSError):
-                sleep(0.1)
-            finally:
-                client.close()
-        raise AssertionError(f"the broker did not answer in {_START_S} s: {self._last_words()}")
+    def _alive(self) -> bool:
+        return _docker("inspect", "--format", "{{.State.Running}}", self.name).strip() == "true"
 
     def _last_words(self) -> str:
-        return (self._home / "broker.log").read_text(encoding="utf-8", errors="replace")[-2000:]
+        return _docker("logs", "--tail", "30", self.name)
+
+
+def container_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """A broker's settings as the official image reads them from its environment."""
+    variables = {f"KAFKA_{name.replace('.', '_').upper()}": settings[name] for name in settings}
+    cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    return {"CLUSTER_ID": cluster, **variables}
+
+
+def remove_container(name: str) -> None:
+    """Stop it and forget it and its data, if it is there."""
+    with suppress(NoBroker):
+        _docker("rm", "--force", "--volumes", name)
+
+
+def docker_answers() -> bool:
+    """Whether there is a Docker to ask, and its server answers."""
+    try:
+        return bool(_docker("version", "--format", "{{.Server.Version}}").strip())
+    except NoBroker:
+        return False
+
+
+def _docker(*arguments: str, seconds: float = _START_S) -> str:
+    """What Docker says (a container's own words come by stderr too).
+
+    Raises:
+        NoBroker: there is none, or it says no.
+    """
+    try:
+        done = subprocess.run(
+            ["docker", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoBroker(f"docker {arguments[0]}: {error}") from error
+    if done.returncode != 0:
+        raise NoBroker(f"docker {arguments[0]}: {done.stderr.strip()[:300]}")
+    return done.stdout + (done.stderr if arguments[0] == "logs" else "")
+
+
+def broker_of_our_own(home: Path) -> EmbeddedBroker | DockerBroker:
+    """A broker that runs, from the jars or else by Docker; ``home``: a folder of its own, in which
+    ``remove_brokers`` finds it.
+
+    Raises:
+        NoBroker: neither can be had; the message says why.
+        BrokerFailed: it can, and does not come up.
+    """
+    try:
+        prepare()
+    except NoBroker as no_jars:
+        if not docker_answers():
+            raise NoBroker(f"{no_jars}; and no Docker answers") from None
+        container = DockerBroker()
+        try:
+            container.start()
+        except BaseException:
+            container.remove()
+            raise
+        home.mkdir(parents=True, exist_ok=True)
+        (home / _CONTAINER).write_text(container.name, encoding="utf-8")
+        return container
+    embedded = EmbeddedBroker(home)
+    embedded.start()
+    return embedded
+
+
+class SharedBroker:
+    """The one broker of a test run: whichever of its processes needs it first starts it. What came
+    of it stands in a note that all of them read."""
+
+    def __init__(self, home: Path) -> None:
+        """``home``: the folder that the processes of the run agree on."""
+        self._home = home
+        self._note = home / "broker.json"
+
+    def start(self) -> str:
+        """Its address.
+
+        Raises:
+            NoBroker: none can be had; the first process that asked found out.
+            BrokerFailed: it does not come up.
+        """
+        self._home.mkdir(parents=True, exist_ok=True)
+        with (self._home / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self._note.exists():
+                self._note.write_text(json.dumps(self._started()), encoding="utf-8")
+        note = json.loads(self._note.read_text(encoding="utf-8"))
+        if "missing" in note:
+            raise NoBroker(note["missing"])
+        return str(note["bootstrap"])
+
+    def _started(self) -> dict[str, str]:
+        try:
+            broker = broker_of_our_own(self._home / "kafka")
+        except NoBroker as reason:
+            return {"missing": str(reason)}
+        return {"bootstrap": broker.bootstrap}
+
+
+def remove_brokers(home: Path) -> None:
+    """End every broker below a folder, whoever started it, and leave nothing of them. The
+    processes of a run that was interrupted have left theirs behind."""
+    if not home.exists():
+        return
+    for note in home.rglob(_CONTAINER):
+        remove_container(note.read_text(encoding="utf-8"))
+    ours = [process for process in psutil.process_iter() if _runs_below(home, process)]
+    for process in ours:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(ours, timeout=_STOP_S)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _runs_below(home: Path, process: psutil.Process) -> bool:
+    try:
+        command = process.cmdline()  # a zombie has none
+    except psutil.Error:
+        return False
+    return "kafka.Kafka" in command and command[-1].startswith(f"{home}/")
+
+
+def had(ask: Callable[[], T]) -> T:
+    """What was asked for, or the end of the test where there is no broker for it."""
+    try:
+        return ask()
+    except NoBroker as reason:
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{NONE_HERE}, and {REQUIRED}=1: {reason}", pytrace=False)
+        pytest.skip(f"{NONE_HERE}: {reason}")
 
 
 @pytest.fixture(scope="session")
-def broker() -> Iterator[EmbeddedBroker]:
-    """A broker that runs; a test that stops it starts it again."""
-    home = Path(tempfile.mkdtemp(prefix="chainlytics-kafka-"))
-    running = EmbeddedBroker(home)
+def broker(kafka_home: Path) -> RunningBroker:
+    """A broker that runs, with other tests' topics on it; it must not be stopped."""
+    named = os.environ.get(SERVERS)
+    if named:
+        found = RunningBroker(named)
+        if not any(answers(one) for one in found.servers):
+            pytest.fail(f"{named}, which {SERVERS} names, does not answer", pytrace=False)
+        return found
+    return RunningBroker(had(SharedBroker(kafka_home).start))
+
+
+@pytest.fixture
+def cluster(broker: RunningBroker) -> Iterator[Cluster]:
+    """The broker, with a prefix of topics and groups that are this test's alone."""
+    made = Cluster(broker.servers, prefix=f"test-{uuid.uuid4().hex[:12]}")
+    yield made
+    admin = KafkaAdminClient(**made.options("cleaner"))
     try:
-        try:
-            running.start()
-        except NoBroker as reason:
-            pytest.skip(f"no Kafka here: {reason}")
-        yield running
+        topics = [name for name in admin.list_topics() if name.startswith(made.prefix)]
+        if topics:
+            admin.delete_topics(topics)
     finally:
-        running.stop()
-        shutil.rmtree(home, ignore_errors=True)
+        admin.close()
 
 
-def jars() -> Path:
-    """The folder with Kafka's jars, fetched if need be; of several processes one fetches them.
-
-    Raises:
-        NoBroker: they cannot be had.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "chainlytics"
-    folder = cache / f"kafka-{VERSION}"
-    if folder.is_dir():
-        return folder
-    if shutil.which("mvn") is None:
-        raise NoBroker("mvn was not found, and it has to fetch the broker's jars once")
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "kafka.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            _fetch(folder)
-    return folder
+@pytest.fixture(scope="session")
+def own_broker_of_process(kafka_home: Path) -> Iterator[StoppableBroker]:
+    """Of this process; tests take ``own_broker``."""
+    home = kafka_home / f"own-{os.getpid()}"
+    yield had(lambda: broker_of_our_own(home))
+    remove_brokers(home)
 
 
-def _fetch(folder: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-        pom, found = Path(work, "pom.xml"), Path(work, "jars")
-        pom.write_text(_POM, encoding="utf-8")
-        try:
-            done = subprocess.run(
-                [*_COPY, "--file", str(pom), f"-DoutputDirectory={found}"],
-                capture_output=True,
-                text=True,
-                timeout=_FETCH_S,
-                stdin=subprocess.DEVNULL,
-            )
-        except subprocess.TimeoutExpired:
-            raise NoBroker(f"mvn did not fetch the broker's jars in {_FETCH_S} s") from None
-        if done.returncode != 0 or not any(found.glob("kafka_2.13-*.jar")):
-            said = " ".join((done.stdout + done.stderr).split())[:300]
-            raise NoBroker(f"mvn could not fetch the broker's jars: {said}")
-        found.rename(folder)  # all of them or none
-
-
-def _java(folder: Path) -> list[str]:
-    java = shutil.which("java")
-    if java is None:
-        raise NoBroker("java was not found")
-    asked = subprocess.run([java, "-version"], capture_output=True, text=True)
-    match = re.search(r'version "(\d+)', asked.stderr)
-    if match is None or int(match[1]) < _JAVA:
-        raise NoBroker(f"java {_JAVA} or newer is needed")
-    return [
-        java,
-        "-Xms64m",
-        "-Xmx512m",
-        "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
-        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-        "-cp",
-        f"{folder}/*",
-    ]
+@pytest.fixture
+def own_broker(own_broker_of_process: StoppableBroker) -> StoppableBroker:
+    """A broker that the test may stop and kill; it runs, whatever the test before did to it. Other
+    tests of this process had it too, so take topics that nobody else names."""
+    own_broker_of_process.start()
+    return own_broker_of_process

@@ -40,7 +40,8 @@ def emptied(url: str) -> str:
         connection.execute(f"TRUNCATE {', '.join(one for one in TABLES if one not in kept)}")
         connection.execute("UPDATE log_head SET position = 0, recorded_at = '-infinity'")
         connection.execute(
-            "DROP TABLE IF EXISTS projections, projection_rebuilds, dead_letters CASCADE"
+            "DROP TABLE IF EXISTS projections, projection_lanes, projection_rebuilds,"
+            " dead_letters CASCADE"
         )
         connection.execute("DROP SCHEMA IF EXISTS read_models CASCADE")
     return url

@@ -119,6 +119,7 @@ def test_every_read_model_query_takes_as_of(served: Served) -> None:
     # What is no query of a read model: states of the machinery, the log itself, proofs, records.
     assert without == {
         "/archive/segments",
+        "/asyncapi.json",
         "/audit/checkpoint",
         "/audit/commands",
         "/audit/heads",
@@ -132,6 +133,9 @@ def test_every_read_model_query_takes_as_of(served: Served) -> None:
         "/health",
         "/kinds",
         "/metrics",
+        "/relay",
+        "/schemas",
+        "/schemas/{topic}",
         "/stream",
         "/projections",
         "/projections/stream",

@@ -49,7 +49,12 @@ from tests.world import ORGANISATION
 
 ROOT = Path(__file__).resolve().parent.parent
 HASH = "0" * 64
-OPEN = {"/api/v1/health"}
+OPEN = {
+    "/api/v1/health",
+    "/api/v1/asyncapi.json",
+    "/api/v1/schemas",
+    "/api/v1/schemas/{topic}",
+}
 FAR = 2**62
 #: Which command or query an operation stands for, where its operationId is no command's name.
 QUERY_OF = {
@@ -104,6 +109,7 @@ QUERY_OF = {
     "get_projection": "projections.list",
     "follow_projections": "projections.list",
     "list_dead_letters": "projections.dead_letters",
+    "get_relay": "relay.get",
     "metrics": "metrics.read",
     "follow": "stream.events",
 }
@@ -214,7 +220,12 @@ def operations(schema: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
 
 def filled(path: str) -> str:
     """A path with good names in the place of its parameters."""
-    known = {"model_hash": HASH, "kind": "fulfilment", "person": str(UUID(int=0))}
+    known = {
+        "model_hash": HASH,
+        "kind": "fulfilment",
+        "person": str(UUID(int=0)),
+        "topic": "orders.OrderPlaced.v1",
+    }
     return re.sub(r"\{(\w+)\}", lambda name: known.get(name[1], "X-none"), path)
 
 

@@ -228,7 +228,7 @@ def test_the_backup_has_every_table_of_the_log(fresh: Fresh, tmp_path: Path) -> 
         name
         for (name,) in query(url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
     }
-    read_models = {"projections", "projection_rebuilds", "dead_letters"}
+    read_models = {"projections", "projection_lanes", "projection_rebuilds", "dead_letters"}
     assert there - read_models == set(LOG_TABLES)
     backup(url, file)
     with psycopg.connect(url) as connection:

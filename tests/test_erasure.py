@@ -250,7 +250,8 @@ def test_a_person_from_the_first_order_to_the_erasure(
 
     # Nothing is left anywhere: no word of it, and of the tokens what the log has.
     assert places_of(filled, PLAIN) == set()
-    assert places_of(filled, ["p1."]) == {"events"}
+    # Tiles are hashes of a year of events: three bytes in a row are among them by chance.
+    assert places_of(filled, ["p1."]) - {"seal_tiles"} == {"events"}
 
     # Who comes back is somebody new.
     later = post(boss, "/orders", order("O-ADA-2", recipient=ADA))

@@ -561,7 +561,7 @@ def test_an_incompatible_change_is_told_in_a_line_and_refused(tmp_path: Path) ->
 def test_the_commands_of_the_document_exist() -> None:
     text = (Path(__file__).parent.parent / "docs" / "events.md").read_text(encoding="utf-8")
     named = set(re.findall(r"chainlytics events ([a-z]+)", text))
-    assert named == {"schemas", "check", "accept"}
+    assert named == {"schemas", "check", "accept", "asyncapi"}
     for command in named:
         assert "Usage:" in run(command, "--help")
 

@@ -526,6 +526,16 @@ def test_a_server_stops_while_somebody_watches(
 
 # Metrics
 
+#: What has samples only where a relay ran (tests/test_lag.py).
+OF_LANES_AND_RELAY = (
+    "chainlytics_projection_lane_behind_events",
+    "chainlytics_projection_lane_behind_seconds",
+    "chainlytics_relay_position",
+    "chainlytics_relay_behind_events",
+    "chainlytics_relay_behind_seconds",
+    "chainlytics_relay_up",
+)
+
 
 def test_metrics_say_what_the_list_says(
     served: Served, client: httpx.Client, sql: psycopg.Connection
@@ -549,7 +559,8 @@ def test_metrics_say_what_the_list_says(
         "chainlytics_projection_up": 1,
         "chainlytics_projection_rebuild_ratio": 0.5,
         "chainlytics_log_head": None,
-    }
+    } | dict.fromkeys(OF_LANES_AND_RELAY)
+    assert not any(measured[name] for name in OF_LANES_AND_RELAY), "there is no relay here"
     assert measured["chainlytics_log_head"] == {None: HEAD}
     for name in ("position", "behind_events", "behind_seconds", "dead_letters", "up"):
         assert measured[f"chainlytics_projection_{name}"].keys() == TABLES.keys(), name

@@ -60,13 +60,18 @@ async def company(url: str) -> AsyncIterator[Application]:
         yield app
 
 
-async def send(app: Application, commands: list[Keyed], name: str = "year") -> None:
+async def send(
+    app: Application,
+    commands: list[Keyed],
+    name: str = "year",
+    organisation_id: UUID = ORGANISATION,
+) -> None:
     """Send commands that must all be taken."""
     refused: list[str] = []
     await send_all(
         app.bus,
         commands,
-        Sender(name, ORGANISATION, "sample"),
+        Sender(name, organisation_id, "sample"),
         total=len(commands),
         on_refusal=lambda keyed, code, detail: refused.append(f"{keyed.key}: {code} {detail}"),
     )
@@ -79,15 +84,21 @@ async def a_year(app: Application, orders: int = 1200) -> None:
 
 
 async def deployed_model(app: Application) -> Trained:
-    """Train on what the log holds, approve by a second person, deploy."""
+    """Train on what the log holds, and deploy."""
     trained = await train(app.url, app.log, app.artifacts, ORGANISATION, FULFILMENT, NOW)
-    model_hash = trained.registration.model_hash
-    await app.bus.execute(trained.registration, context("planner"))
-    await app.bus.execute(
-        ApproveModel(model_hash=model_hash, accept_worse=True, approved_at=NOW), context("boss")
-    )
-    await app.bus.execute(DeployModel(model_hash=model_hash, deployed_at=NOW), context("planner"))
+    await deploy(app, trained)
     return trained
+
+
+async def deploy(app: Application, trained: Trained, organisation_id: UUID = ORGANISATION) -> None:
+    """Register a model with an organisation, approve it by a second person, deploy it."""
+    planner, boss = (context(actor, organisation_id) for actor in ("planner", "boss"))
+    model_hash = trained.registration.model_hash
+    await app.bus.execute(trained.registration, planner)
+    approved = ApproveModel(model_hash=model_hash, accept_worse=True, approved_at=NOW)
+    await app.bus.execute(approved, boss)
+    planner = context("planner", organisation_id)
+    await app.bus.execute(DeployModel(model_hash=model_hash, deployed_at=NOW), planner)
 
 
 async def another_model(app: Application, depth: int = 2) -> str:

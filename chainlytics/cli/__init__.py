@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 import psycopg
 import typer
 from pydantic import ValidationError
 
 from chainlytics import __version__
-from chainlytics.cli import (
-    archive,
-    audit,
-    data,
-    database,
-    decisions,
-    demo,
-    events,
-    models,
-    people,
-    policies,
-    projections,
-    server,
-)
 from chainlytics.cli.console import CliError, complain
+from chainlytics.cli.loading import LoadedGroup
 from chainlytics.memory import calm_collector
 from chainlytics.settings import Settings
 from chainlytics.telemetry import configure_logs
@@ -36,8 +24,36 @@ from eventstore.embedded import EmbeddedPostgresError
 from eventstore.persons.keys import WrongMasterKey
 from eventstore.seals.signing import WrongKey
 
+
+class Commands(LoadedGroup):
+    """Every command, and where it is."""
+
+    where: ClassVar[Mapping[str, str]] = {
+        "serve": "server:serve",
+        "api": "server:api",
+        "projector": "server:projector",
+        "consumer": "server:consumer",
+        "demo": "demo:demo",
+        "import": "data:import_data",
+        "token": "server:token",
+        "intake": "intake:intake",
+        "relay": "kafka:relay",
+        "audit": "audit:app",
+        "archive": "archive:app",
+        "db": "database:app",
+        "projections": "projections:app",
+        "models": "models:app",
+        "decisions": "decisions:app",
+        "policies": "policies:app",
+        "people": "people:app",
+        "events": "events:app",
+        "kafka": "kafka:app",
+    }
+
+
 app = typer.Typer(
     name="chainlytics",
+    cls=Commands,
     help="An event-sourced decision backend: commands in, an append-only log, tables and "
     "explained decisions out.",
     no_args_is_help=True,
@@ -60,21 +76,6 @@ def _start(
 ) -> None:
     configure_logs(Settings().log_level, pretty=sys.stderr.isatty())
     calm_collector()
-
-
-server.add_to(app)
-app.command("demo")(demo.demo)
-app.command("import")(data.import_data)
-app.command("token")(server.token)
-app.add_typer(audit.app, name="audit")
-app.add_typer(archive.app, name="archive")
-app.add_typer(database.app, name="db")
-app.add_typer(projections.app, name="projections")
-app.add_typer(models.app, name="models")
-app.add_typer(decisions.app, name="decisions")
-app.add_typer(policies.app, name="policies")
-app.add_typer(people.app, name="people")
-app.add_typer(events.app, name="events")
 
 
 def main() -> None:

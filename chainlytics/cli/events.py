@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from api.asyncapi.document import document, files
+from chainlytics import __version__
 from chainlytics.cli.console import CliError, Json, console, emit, table
+from chainlytics.settings import Settings
 from domain.catalogue import TOPICS, TYPES, type_of
 from domain.schema_changes import Change
 from domain.schemas import (
@@ -85,6 +88,79 @@ def take_in(file: File = COMMITTED) -> None:
     except SchemasEdited as error:
         raise CliError(str(error)) from error
     _tell(found)
+
+
+@app.command("asyncapi")
+def publish(
+    out: Annotated[
+        Path | None, typer.Option("--out", file_okay=False, help="Folder to write into.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare only; exit code 1 where files differ.")
+    ] = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="With the brokers and names of the settings.")
+    ] = False,
+) -> None:
+    """Write the AsyncAPI document of all topics of Kafka, and the JSON schema of every message.
+    Without --out, print the document."""
+    found = _published(here)
+    if out is None:
+        if check:
+            raise CliError("--check compares the files of a folder: name it by --out")
+        typer.echo(found["asyncapi.json"], nl=False)
+        return
+    differences = _differences(out, found)
+    for path, how in sorted(differences.items()) if check else ():
+        console.print(f"{path} {how}", markup=False, soft_wrap=True)
+    if not check:
+        _write(out, found)
+        console.print(f"{len(found)} files in {out}; {len(differences)} changed", soft_wrap=True)
+    elif differences:
+        console.print(
+            f"To write them: chainlytics events asyncapi --out {out}", markup=False, soft_wrap=True
+        )
+        raise typer.Exit(1)
+    else:
+        console.print(f"{out} is what the code says", markup=False, soft_wrap=True)
+
+
+def _published(here: bool) -> dict[str, str]:
+    """The files, for anybody's installation or for the one of the settings."""
+    if not here:
+        return files(document(version=__version__))
+    settings = Settings()
+    named = document(
+        settings.kafka_prefix, settings.cluster(), lanes=settings.kafka_lanes, version=__version__
+    )
+    return files(named)
+
+
+def _differences(out: Path, found: Mapping[str, str]) -> dict[str, str]:
+    """What each file of a folder has otherwise; files that nobody publishes any more too."""
+    there = {
+        path.relative_to(out).as_posix(): path.read_text(encoding="utf-8")
+        for path in [out / "asyncapi.json", *(out / "schemas").glob("*.json")]
+        if path.is_file()
+    }
+    return {
+        path: "is missing"
+        if path not in there
+        else "is not published any more"
+        if path not in found
+        else "differs"
+        for path in {*there, *found}
+        if there.get(path) != found.get(path)
+    }
+
+
+def _write(out: Path, found: Mapping[str, str]) -> None:
+    (out / "schemas").mkdir(parents=True, exist_ok=True)
+    for stale in {path.name for path in (out / "schemas").glob("*.json")}:
+        if f"schemas/{stale}" not in found:
+            (out / "schemas" / stale).unlink()
+    for path, text in found.items():
+        (out / path).write_text(text, encoding="utf-8")
 
 
 def _tell(found: Sequence[Change]) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from threading import Thread
 from typing import Annotated
 from uuid import UUID
@@ -22,17 +25,21 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.dependencies import Dependencies
+from api.intake import keep_taken_in
 from api.tokens import Issuer
 from chainlytics import __version__
 from chainlytics.application import (
     application,
     archive_of,
     database,
+    feeding,
+    relay_of,
     run_workers,
     sealing_of,
 )
 from chainlytics.cli.bundle import verifier_program
 from chainlytics.cli.console import CliError, Organisation, console
+from chainlytics.health import Pulse, serving_health
 from chainlytics.settings import Settings, operator, organisation_id
 from domain.access import Role
 from eventstore.subscription import Bell
@@ -46,12 +53,14 @@ from readmodels.positions import Positions
 _log = structlog.get_logger(__name__)
 Host = Annotated[str | None, typer.Option(help="Address to listen on; loopback by default.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on.")]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Put the server commands on the command line."""
-    for command in (serve, api, projector, consumer):
-        app.command()(command)
+HealthPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="Answer /health/live, /health/ready and /metrics on this port; off by default.",
+    ),
+]
 
 
 def serve(host: Host = None, port: Port = None) -> None:
@@ -66,24 +75,26 @@ def serve(host: Host = None, port: Port = None) -> None:
         _serve_api(settings, url, listener)
 
 
-def api(host: Host = None, port: Port = None) -> None:
+def api(host: Host = None, port: Port = None, health_port: HealthPort = None) -> None:
     """Run the API alone."""
     settings = _settings(host, port)
+    pulse = Pulse()
     with (
         contextlib.closing(_listen(settings.host, settings.port)) as listener,
+        _health(settings, health_port, pulse),
         database(settings) as url,
     ):
-        _serve_api(settings, url, listener)
+        _serve_api(settings, url, listener, pulse)
 
 
-def projector() -> None:
+def projector(health_port: HealthPort = None) -> None:
     """Run the read models alone."""
-    _run_alone(projector=True, consumer=False)
+    _run_alone(projector=True, consumer=False, health_port=health_port)
 
 
-def consumer() -> None:
+def consumer(health_port: HealthPort = None) -> None:
     """Run the decision consumer alone."""
-    _run_alone(projector=False, consumer=True)
+    _run_alone(projector=False, consumer=True, health_port=health_port)
 
 
 def token(
@@ -93,56 +104,96 @@ def token(
     actor: Annotated[str | None, typer.Option(help="Who it speaks for; you by default.")] = None,
     hours: Annotated[float, typer.Option(min=0.01, max=24 * 365)] = 12,
     organisation: Organisation = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write it to this file, which only its owner reads, and print nothing."),
+    ] = None,
 ) -> None:
     """Print a bearer token of the built-in development issuer."""
     settings = Settings()
-    typer.echo(
-        Issuer(settings.issuer_secret()).issue(
-            subject=actor or operator(),
-            organisation_id=organisation_id(organisation or settings.organisation),
-            roles=frozenset(role or [Role.ADMIN]),
-            ttl=timedelta(hours=hours),
-        )
+    issued = Issuer(settings.issuer_secret()).issue(
+        subject=actor or operator(),
+        organisation_id=organisation_id(organisation or settings.organisation),
+        roles=frozenset(role or [Role.ADMIN]),
+        ttl=timedelta(hours=hours),
     )
+    if out is None:
+        typer.echo(issued)
+    else:
+        _keep(issued, out)
 
 
-def build_api(settings: Settings, url: str) -> FastAPI:
-    """The API with what it needs; opened and closed with the server's life."""
+def _keep(token: str, file: Path) -> None:
+    """Put a token into a file that is whole at any moment."""
+    made: str | None = None
+    try:
+        descriptor, made = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")  # 0600
+        with os.fdopen(descriptor, "w", encoding="ascii") as opened:
+            opened.write(token)
+        Path(made).replace(file)
+    except OSError as error:
+        if made is not None:
+            Path(made).unlink(missing_ok=True)
+        raise CliError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def build_api(settings: Settings, url: str, pulse: Pulse | None = None) -> FastAPI:
+    """The API with what it needs; opened and closed with the server's life.
+
+    ``pulse``: beats while it serves.
+    """
 
     @asynccontextmanager
-    async def open_parts() -> AsyncIterator[Dependencies]:
-        async with (
-            application(url, pool_size=settings.pool_size, master=settings.personal_key) as parts,
-            Positions(parts.log, url) as positions,
-            Bell(url) as news,
-        ):
-            await parts.projector.create()
-            turn = asyncio.Lock()
+    async def beating_parts() -> AsyncIterator[Dependencies]:
+        async with open_parts(settings, url) as parts, (pulse or Pulse()).beating(url):
+            yield parts
 
-            async def replay_one(organisation: UUID, decision_id: str) -> list[Replayed]:
-                # It reads the log up to the decision: auditors wait for each other, nobody else.
-                async with turn:
-                    return await replay(
-                        url, parts.log, parts.artifacts, organisation, [decision_id]
-                    )
+    return create_app(beating_parts, version=__version__)
 
-            yield Dependencies(
-                bus=parts.bus,
-                log=parts.log,
-                issuer=Issuer(settings.issuer_secret()),
-                positions=positions,
-                past=Past(parts.log, url),
-                news=news,
-                replay=replay_one,
-                hypotheses=Hypotheses(parts.artifacts),
-                bundles=Bundles(parts.log, parts.artifacts, verifier_program()),
-                attempts=parts.attempts,
-                people=parts.people,
-                retention=settings.retention,
-                witnesses=tuple(one.name for one in witnesses_of(settings.witnesses)),
-            )
 
-    return create_app(open_parts, version=__version__)
+@asynccontextmanager
+async def open_parts(settings: Settings, url: str) -> AsyncIterator[Dependencies]:
+    """What commands and queries work with, whichever way they come in."""
+    async with (
+        application(url, pool_size=settings.pool_size, master=settings.personal_key) as parts,
+        Positions(parts.log, url) as positions,
+        Bell(url) as news,
+    ):
+        await parts.projector.create()
+        turn = asyncio.Lock()
+
+        async def replay_one(organisation: UUID, decision_id: str) -> list[Replayed]:
+            # It reads the log up to the decision: auditors wait for each other, nobody else.
+            async with turn:
+                return await replay(url, parts.log, parts.artifacts, organisation, [decision_id])
+
+        yield Dependencies(
+            bus=parts.bus,
+            log=parts.log,
+            issuer=Issuer(settings.issuer_secret()),
+            positions=positions,
+            past=Past(parts.log, url),
+            news=news,
+            replay=replay_one,
+            hypotheses=Hypotheses(parts.artifacts),
+            bundles=Bundles(parts.log, parts.artifacts, verifier_program()),
+            attempts=parts.attempts,
+            people=parts.people,
+            retention=settings.retention,
+            witnesses=tuple(one.name for one in witnesses_of(settings.witnesses)),
+            kafka_prefix=settings.kafka_prefix,
+            kafka_lanes=settings.kafka_lanes,
+        )
+
+
+async def take_in(url: str, settings: Settings) -> None:
+    """Take commands in from the Kafka cluster of the settings until cancelled."""
+    cluster = settings.cluster()
+    assert cluster is not None
+    async with open_parts(settings, url) as parts:
+        await keep_taken_in(
+            cluster, parts, lanes=settings.kafka_lanes, replication=settings.kafka_replication
+        )
 
 
 def _settings(host: str | None, port: int | None) -> Settings:
@@ -164,8 +215,10 @@ def _welcome(settings: Settings) -> None:
     typer.echo(bearer)
 
 
-def _serve_api(settings: Settings, url: str, listener: socket.socket) -> None:
-    app = build_api(settings, url)
+def _serve_api(
+    settings: Settings, url: str, listener: socket.socket, pulse: Pulse | None = None
+) -> None:
+    app = build_api(settings, url, pulse)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -192,7 +245,7 @@ class _Server(uvicorn.Server):
         self._captured_signals.clear()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, option: str = "--port") -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -201,7 +254,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise CliError(f"port {port} on {host} is taken; name another: --port N") from error
+            raise CliError(f"port {port} on {host} is taken; name another: {option} N") from error
         raise CliError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     return listener
 
@@ -217,14 +270,20 @@ def _workers_in_thread(url: str, settings: Settings) -> Iterator[None]:
     async def work() -> None:
         while True:
             try:
-                await run_workers(
-                    url,
-                    projector=True,
-                    consumer=True,
-                    retention=retention,
-                    archive=archive,
-                    sealing=sealing,
-                )
+                async with asyncio.TaskGroup() as group:
+                    workers = run_workers(
+                        url,
+                        projector=True,
+                        consumer=True,
+                        cluster=feeding(settings),
+                        relay=relay_of(url, settings),
+                        retention=retention,
+                        archive=archive,
+                        sealing=sealing,
+                    )
+                    group.create_task(workers, name="workers")
+                    if settings.cluster() is not None:
+                        group.create_task(take_in(url, settings), name="intake")
             except Exception as error:
                 _log.error("workers start again", error=str(error), exc_info=True)
                 await asyncio.sleep(2)
@@ -247,22 +306,48 @@ def _workers_in_thread(url: str, settings: Settings) -> Iterator[None]:
         thread.join(timeout=20)
 
 
-def _run_alone(*, projector: bool, consumer: bool) -> None:
+def _run_alone(*, projector: bool, consumer: bool, health_port: int | None) -> None:
     async def work(url: str) -> None:
-        task = asyncio.ensure_future(
-            run_workers(
-                url,
-                projector=projector,
-                consumer=consumer,
-                retention=Settings().retention,
-                archive=archive_of(url, Settings()) if projector else None,
-                sealing=sealing_of(url, Settings()) if projector else None,
-            )
+        await run_workers(
+            url,
+            projector=projector,
+            consumer=consumer,
+            cluster=feeding(Settings()),
+            retention=Settings().retention,
+            archive=archive_of(url, Settings()) if projector else None,
+            sealing=sealing_of(url, Settings()) if projector else None,
         )
+
+    run_worker(work, health_port)
+
+
+def run_worker(work: Callable[[str], Awaitable[None]], health_port: int | None = None) -> None:
+    """Run a worker on the database of the settings until it ends or is told to stop.
+
+    ``health_port``: where its health is asked for; the settings say it where it is None.
+    """
+    settings = Settings()
+    pulse = Pulse()
+
+    async def until_told(url: str) -> None:
+        task = asyncio.ensure_future(work(url))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        async with pulse.beating(url):
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
-    with database(Settings()) as url:
-        uvloop.run(work(url))
+    with _health(settings, health_port, pulse), database(settings) as url:
+        uvloop.run(until_told(url))
+
+
+@contextmanager
+def _health(settings: Settings, port: int | None, pulse: Pulse) -> Iterator[None]:
+    """Tell a process's health on a port, or on that of the settings, if there is one."""
+    port = settings.health_port if port is None else port
+    if port is None:
+        yield
+    else:
+        listener = _listen(settings.health_host, port, "--health-port")
+        with serving_health(listener, pulse):
+            yield

@@ -1,0 +1,1 @@
+"""The AsyncAPI document: what goes over Kafka, made from the event catalogue and the commands."""

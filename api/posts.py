@@ -1,0 +1,15 @@
+"""Every endpoint that takes a command, of all areas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from api import decisions, inventory, models, orders, policies, reviews, transport
+from api.commands import Post
+
+#: By the name of its command.
+POSTS: Mapping[str, Post] = {
+    post.command.__name__: post
+    for area in (orders, inventory, transport, decisions, reviews, policies, models)
+    for post in area.POSTS
+}

@@ -1,0 +1,1 @@
+"""Kafka: the log relayed to topics, and read from them again by groups of consumers."""

@@ -15,13 +15,16 @@ COPY chainlytics chainlytics
 RUN /venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.11-slim
-RUN useradd --create-home --uid 10001 chainlytics && install --directory --owner=chainlytics /archive
+# Volumes take over who owns these: the archive, the home folder, and the token that Prometheus (65534) asks with.
+RUN useradd --create-home --uid 10001 chainlytics \
+    && install --directory --owner=chainlytics /archive /var/lib/chainlytics \
+    && install --directory --owner=65534 --mode=0700 /run/scrape
 COPY --from=build /venv /venv
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER chainlytics
 WORKDIR /home/chainlytics
 EXPOSE 8000
-# For the API. Services without a port turn it off in docker-compose.yml.
+# For the API on its own; docker-compose.yml asks each service's health port instead.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=5 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/api/v1/health', timeout=2)"]
 ENTRYPOINT ["chainlytics"]

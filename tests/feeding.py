@@ -47,7 +47,7 @@ PATIENCE_S = 60
 #: One in each lane. The last one has no model: its requests fail.
 COMPANIES = [UUID(int=(11 << 64) + number) for number in range(LANES)]
 #: Commands of the made year that each company has seen; the first one all of them.
-_SEEN = (None, 700, 500, 300)
+_SEEN = (None, 400, 300, 300)
 EVERY: Sequence[Table] = [*TABLES.values(), *FEATURE_TABLES]
 
 

@@ -1,6 +1,7 @@
 FROM python:3.11-slim AS build
 WORKDIR /app
 RUN python -m venv /venv
+# The lock has the extras otel, sentry and s3 too: traces, reported errors, archives in object stores.
 COPY requirements.lock ./
 RUN /venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
 COPY pyproject.toml ./

@@ -22,10 +22,10 @@ CLEAN := env -u PYTHONPATH -u PYTHONHOME -u PIP_TARGET -u PIP_PREFIX -u PIP_REQU
 	PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve kafka test lint bench lock clean
+.PHONY: help setup demo serve kafka test lint contract clients bench lock clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## make .venv from the lock; does nothing where it is already right
 	@set -eu; \
@@ -74,6 +74,13 @@ lint: setup ## ruff, strict types, and the arrows between the packages
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
+
+contract: setup ## the OpenAPI document linted, and a server held against it (EXAMPLES=1000 for more than 200 of each operation)
+	@$(VENV)/bin/python -m clients --lint
+	@$(VENV)/bin/python -m tests.contract $(if $(EXAMPLES),--examples $(EXAMPLES))
+
+clients: setup ## make the Python and TypeScript clients into build/clients
+	@$(VENV)/bin/python -m clients
 
 bench: setup ## the benchmarks (NAME=append for one of them)
 	@$(VENV)/bin/python -m benchmarks $(NAME)

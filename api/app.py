@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import fastapi_offline
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.middleware.gzip import GZipMiddleware
 
 from api import (
+    api_keys,
     archive,
     audit,
+    auth,
     bundles,
     decisions,
     errors,
+    handshakes,
     health,
     hypotheses,
     inventory,
     kinds,
     kpis,
+    methods,
     metrics,
     models,
+    openapi,
     orders,
+    organisations,
     people,
     policies,
     projections,
@@ -34,26 +41,50 @@ from api import (
     reviews,
     schemas,
     seals,
+    socket,
     stream,
+    tasks,
     transport,
+    uploads,
+    users,
+    webhooks,
 )
+from api.allowance import LIMITS, Limits
+from api.bodies import Bodies
+from api.browsers import Origins, page_policy
+from api.conditional import NotModified
 from api.correlation import Correlation
 from api.dependencies import Dependencies
+from api.limits import Limited
+from api.quick import Commands
+from api.strict import strict
+from api.traffic import Measured, Traffic
+from eventstore.spans import Spans
 
 PREFIX = "/api/v1"
+#: The paths that take more than a megabyte, and how many bytes.
+LARGER: Mapping[str, int] = {PREFIX + uploads.PATH: uploads.MOST}
 _ASSETS = Path(fastapi_offline.__file__).with_name("static")
+# A request is held against each in turn, so what is asked for most stands first.
 _ROUTERS = (
     orders,
     inventory,
     transport,
-    people,
     decisions,
+    people,
+    organisations,
+    api_keys,
+    auth,
+    users,
     bundles,
     reviews,
     hypotheses,
     kinds,
     policies,
+    webhooks,
     models,
+    tasks,
+    uploads,
     kpis,
     audit,
     seals,
@@ -61,6 +92,7 @@ _ROUTERS = (
     projections,
     relay,
     stream,
+    socket,
     schemas,
     health,
 )
@@ -76,8 +108,17 @@ Commands become events in one log; read models answer queries; decisions come wi
 OpenParts = Callable[[], AbstractAsyncContextManager[Dependencies]]
 
 
-def create_app(open_parts: OpenParts, *, version: str) -> FastAPI:
-    """The API. ``open_parts`` opens what it needs at its start and closes it at its end."""
+def create_app(
+    open_parts: OpenParts,
+    *,
+    version: str,
+    spans: Spans | None = None,
+    limits: Limits = LIMITS,
+    origins: Sequence[str] = (),
+) -> FastAPI:
+    """The API. ``open_parts`` opens what it needs at its start and closes it at its end.
+    ``spans``: follows requests; None: nobody does. ``limits``: how much may be asked. ``origins``:
+    the sites whose pages may ask."""
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -96,28 +137,55 @@ def create_app(open_parts: OpenParts, *, version: str) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
         responses={422: {"model": errors.Problem}},
+        dependencies=[Depends(strict)],
+        # The address of a redirect would be made of the Host header, which is the sender's.
+        redirect_slashes=False,
     )
     errors.install(app)
-    app.add_middleware(Correlation)
+    methods.install(app)
+    openapi.install(app)
+    _guard(app, limits, origins)
     for module in _ROUTERS:
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(metrics.router)  # where Prometheus looks by itself
+    app.include_router(health.probes)  # and Kubernetes
 
+    # Before what is mounted: files are not for WebSockets.
+    app.router.add_websocket_route("/{path:path}", handshakes.nowhere)
     app.mount("/assets", StaticFiles(directory=_ASSETS), name="assets")
+
+    page = get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="Chainlytics API",
+        swagger_js_url="/assets/swagger-ui-bundle.js",
+        swagger_css_url="/assets/swagger-ui.css",
+        swagger_favicon_url="/assets/favicon.png",
+        swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True},
+    )
+    page.headers["Content-Security-Policy"] = page_policy(bytes(page.body).decode())
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title="Chainlytics API",
-            swagger_js_url="/assets/swagger-ui-bundle.js",
-            swagger_css_url="/assets/swagger-ui.css",
-            swagger_favicon_url="/assets/favicon.png",
-            swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True},
-        )
+        return page
 
     @app.get("/", include_in_schema=False)
     async def start() -> RedirectResponse:
         return RedirectResponse("/docs")
 
+    app.router.routes.insert(0, Commands(app))
+    app.state.traffic = Traffic()
+    # Last, so that it is outermost and sees every answer.
+    app.add_middleware(Measured, traffic=app.state.traffic, spans=spans)
     return app
+
+
+def _guard(app: FastAPI, limits: Limits, origins: Sequence[str]) -> None:
+    """What stands before the endpoints, the innermost first."""
+    app.add_middleware(Bodies, timeout_s=limits.body_timeout_s, larger=LARGER)
+    app.add_middleware(NotModified)
+    app.add_middleware(Limited, limits=limits)
+    app.add_middleware(Correlation)
+    # Quick rather than small; live streams are left out by their media type.
+    app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=1)
+    if origins:
+        app.add_middleware(Origins, origins=origins)

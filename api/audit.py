@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime
 
 from api.dependencies import Cursor, Limit, Parts, allowed, either, reading
 from api.errors import documented
+from api.times import Timestamp
 from api.tokens import Identity
 from domain.catalogue import AREAS
 from eventstore.witnesses.witnessed import WitnessState, witness_states
@@ -21,8 +21,8 @@ from readmodels.page import Page
 router = APIRouter(tags=["audit"])
 
 _Name = Annotated[str | None, Query(min_length=1, max_length=300, pattern="^[^\\x00]*$")]
-_From = Annotated[AwareDatetime | None, Query(alias="from", description="From this moment on.")]
-_To = Annotated[AwareDatetime | None, Query(alias="to", description="Before this moment.")]
+_From = Annotated[Timestamp | None, Query(alias="from", description="From this moment on.")]
+_To = Annotated[Timestamp | None, Query(alias="to", description="Before this moment.")]
 
 
 @router.get("/audit", summary="Read the audit trail", responses=documented())

@@ -9,21 +9,27 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Body, Header, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
+from api.conditional import IfMatch, expected_in
 from api.dependencies import Caller, Dependencies, Parts, tagged
 from api.errors import documented
-from commands import HANDLERS, Context, command_id
+from api.quick import Arguments, CommandRoute
+from api.times import WRITTEN_OUT
+from api.tokens import Identity
+from commands import HANDLERS, Context, Forbidden, command_id
 from domain.errors import Refused
 from domain.values import Command
 from eventstore import Receipt
 from readmodels.positions import ReadModelBehind
+
+_WORDS = json.JSONEncoder(sort_keys=True, default=str)
 
 
 class Accepted(BaseModel):
@@ -36,6 +42,8 @@ class Accepted(BaseModel):
     repeated: bool
 
 
+#: The answer to a command that was taken, from its receipt; it may set headers.
+Answer = Callable[[Dependencies, UUID, Receipt, Response], Awaitable[BaseModel]]
 #: Raises Refused for a command of an organisation.
 Check = Callable[[Dependencies, UUID, Any], Awaitable[None]]
 
@@ -51,6 +59,8 @@ class Post:
         check: refuses what the command's own rules cannot know, from read models. It is asked
             before the command is sent; a retry gets its first answer whatever it says.
         errors: statuses beside the usual ones.
+        own: what is sent for who may not send the command; it has the same fields.
+        answer: makes the answer, of the class ``answers``, where it is not ``Accepted``.
     """
 
     path: str
@@ -61,6 +71,9 @@ class Post:
     status: int = 200
     errors: Sequence[int] = (404, 409)
     check: Check | None = None
+    own: type[Command] | None = None
+    answer: Answer | None = None
+    answers: type[BaseModel] = Accepted
     example: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -75,6 +88,18 @@ IdempotencyKey = Annotated[
 ]
 
 
+def only_one(request: Request, name: str) -> None:
+    """Refuse a header that is sent more than once: another server may have read another one.
+
+    Raises:
+        RequestValidationError: it is.
+    """
+    said = request.headers.getlist(name)
+    if len(said) > 1:
+        told = {"type": "repeated", "loc": ("header", name), "msg": "must be sent once"}
+        raise RequestValidationError([told | {"input": len(said)}])
+
+
 def mount(router: APIRouter, posts: Sequence[Post]) -> None:
     """Put command endpoints on a router."""
     for post in posts:
@@ -86,8 +111,9 @@ def mount(router: APIRouter, posts: Sequence[Post]) -> None:
             summary=post.summary,
             description=inspect.getdoc(post.command),
             operation_id=_snake(post.command.__name__),
-            response_model=Accepted,
-            responses=documented(400, 413, *post.errors),
+            response_model=post.answers,
+            responses=documented(400, 408, 412, 413, 415, 429, *post.errors),
+            route_class_override=CommandRoute,
         )
 
 
@@ -103,22 +129,33 @@ def _endpoint(post: Post) -> Callable[..., Any]:
         caller: Caller,
         body: BaseModel,
         idempotency_key: str | None = None,
+        if_match: str | None = None,
         **path: Any,
-    ) -> Accepted:
+    ) -> BaseModel:
+        if idempotency_key is not None:
+            only_one(request, "Idempotency-Key")
         sent = body.model_dump(exclude_unset=True, mode="json")
-        command, digest = asked(post, path, sent)
+        read = {name: getattr(body, name) for name in body.model_fields_set}
+        command, digest = asked(post, path, sent, read)
+        if post.own is not None and not may_send(post.command, caller):
+            command = post.own(**command.model_dump())
         own = caller.organisation_id
         context = Context(
             organisation_id=own,
             actor=caller.actor,
             roles=caller.roles,
+            scopes=caller.scopes,
             command_id=command_id(own, f"http:{idempotency_key}") if idempotency_key else uuid4(),
             correlation_id=request.state.correlation_id,
             digest=digest,
+            expected=expected_in(request, if_match),
         )
         await checked(post.check, deps, command, context)
         receipt = await deps.bus.execute(command, context)
+        deps.authorisation.memberships.changed(own, receipt.stream)
         tagged(response, receipt.version)
+        if post.answer is not None:
+            return await post.answer(deps, own, receipt, response)
         return accepted(receipt)
 
     parameters = [
@@ -128,13 +165,23 @@ def _endpoint(post: Post) -> Callable[..., Any]:
         _parameter("caller", Caller),
         _parameter("body", Annotated[body_model, Body(openapi_examples=_examples(post))]),
         _parameter("idempotency_key", IdempotencyKey, None),
+        _parameter("if_match", IfMatch, None),
     ]
     for name in in_path:
         info = post.command.model_fields[name]
         parameters.append(_parameter(name, Annotated[_kind(info), Path()]))
     endpoint.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     endpoint.__name__ = _snake(post.command.__name__)
+    fields = post.command.model_fields
+    in_path_kinds = {name: _kind(fields[name]) for name in in_path}
+    endpoint.__dict__["arguments"] = Arguments(body_model, in_path_kinds)
     return endpoint
+
+
+def may_send(command: type[Command], caller: Identity) -> bool:
+    """Whether a command is allowed to one of the caller's roles, and to the scopes of its key."""
+    allows = not caller.roles.isdisjoint(HANDLERS[command].roles)
+    return allows and (caller.scopes is None or command.__name__ in caller.scopes)
 
 
 def path_fields(post: Post) -> list[str]:
@@ -142,12 +189,18 @@ def path_fields(post: Post) -> list[str]:
     return [name for name in post.command.model_fields if f"{{{name}}}" in post.path]
 
 
-def asked(post: Post, path: Mapping[str, Any], sent: Mapping[str, Any]) -> tuple[Command, bytes]:
+def asked(
+    post: Post,
+    path: Mapping[str, Any],
+    sent: Mapping[str, Any],
+    read: Mapping[str, Any] | None = None,
+) -> tuple[Command, bytes]:
     """The command of what a sender said, with what the server adds, and a digest of his words.
 
     Args:
         path: the fields that HTTP has in the path.
         sent: the others, as far as they were sent, as JSON has them.
+        read: the same as values, where somebody has them already.
 
     Raises:
         RequestValidationError: a rule over several fields is broken.
@@ -156,11 +209,11 @@ def asked(post: Post, path: Mapping[str, Any], sent: Mapping[str, Any]) -> tuple
     given: dict[str, Any] = {name: now for name in post.now if name not in sent}
     given |= {name: str(uuid4()) for name in post.made if name not in sent}
     try:
-        command = post.command.model_validate({**given, **sent, **path})
+        command = post.command.model_validate({**given, **(sent if read is None else read), **path})
     except ValidationError as error:
         # A rule over several fields. Any other such error would be our own fault.
         raise RequestValidationError(error.errors(include_url=False)) from error
-    return command, _digest(post.command, path, sent)
+    return command, digest_of_words(post.command, path, sent)
 
 
 def accepted(receipt: Receipt) -> Accepted:
@@ -177,13 +230,18 @@ def accepted(receipt: Receipt) -> Accepted:
 async def checked(
     check: Check | None, deps: Dependencies, command: Command, context: Context
 ) -> None:
-    """Ask an endpoint's check, for those who may send the command at all.
+    """Ask an endpoint's check, for those who may send the command at all; the others are refused,
+    and noted, by the bus.
 
     Raises:
         Refused: it says no.
         ReadModelBehind: what it has to read is not there in time.
     """
-    if check is None or context.roles.isdisjoint(HANDLERS[type(command)].roles):
+    if check is None:
+        return
+    try:
+        deps.bus.allows(command, context)
+    except Forbidden:
         return
     try:
         await check(deps, context.organisation_id, command)
@@ -215,12 +273,21 @@ def body_of(post: Post, in_path: Sequence[str] = ()) -> type[BaseModel]:
 
 def _kind(info: FieldInfo) -> Any:
     """A field's type with its rules."""
-    return Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+    rules = [*info.metadata, *([WRITTEN_OUT] if AwareDatetime in _within(info.annotation) else [])]
+    return Annotated[(info.annotation, *rules)] if rules else info.annotation
 
 
-def _digest(command: type[Command], path: Mapping[str, Any], sent: Mapping[str, Any]) -> bytes:
+def _within(annotation: Any) -> tuple[Any, ...]:
+    """A type, or what it is a choice of."""
+    inner = (getattr(one, "__origin__", one) for one in get_args(annotation))
+    return (annotation, *inner)
+
+
+def digest_of_words(
+    command: type[Command], path: Mapping[str, Any], sent: Mapping[str, Any]
+) -> bytes:
     """Of what the client said: the server's own additions do not make a retry another command."""
-    said = json.dumps([command.__name__, path, sent], sort_keys=True, default=str)
+    said = _WORDS.encode([command.__name__, path, sent])
     return hashlib.sha256(said.encode()).digest()
 
 

@@ -1,4 +1,4 @@
-"""Each request has a correlation id and a bounded body."""
+"""Each request has a correlation id, and each answer says how it may be used."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ from uuid import UUID, uuid4
 import anyio
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from api.errors import http_problem, unexpected
+from api.errors import unexpected
 
 _log = structlog.get_logger(__name__)
-MAX_BODY = 1_000_000
+_ALWAYS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+]
+# Answers are data; pictures bring their own styles.
+_NO_CONTENT = (
+    b"content-security-policy",
+    b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+)
+_ASK_AGAIN = (b"cache-control", b"private, no-cache")
+_KEEP_NOTHING = (b"cache-control", b"no-store")
 _TRACE = re.compile(r"^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
 
 
-class TooLarge(HTTPException):
-    """The body went past the limit. FastAPI reads bodies and lets only its own errors through."""
-
-    def __init__(self) -> None:
-        super().__init__(413, f"the body is larger than {MAX_BODY:,} bytes")
-
-
 class Correlation:
-    """Takes the correlation id from ``X-Correlation-ID`` or ``traceparent``, or makes one; refuses
-    bodies of more than a megabyte. Plain ASGI, so that live streams pass unbuffered."""
+    """Takes the correlation id from ``X-Correlation-ID`` or ``traceparent``, or makes one; tells
+    browsers what they may do with an answer. Plain ASGI, so that live streams pass unbuffered."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -48,36 +51,36 @@ class Correlation:
         clear_contextvars()
         bind_contextvars(correlation_id=str(correlation_id))
         started = False
-        read = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["X-Correlation-ID"] = str(correlation_id)
+                told = MutableHeaders(scope=message)
+                told["X-Correlation-ID"] = str(correlation_id)
+                _guard(told)
             await send(message)
 
-        async def bounded() -> Message:
-            nonlocal read
-            message = await receive()
-            if message["type"] == "http.request":
-                read += len(message.get("body", b""))
-                if read > MAX_BODY:
-                    raise TooLarge
-            return message
-
-        length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > MAX_BODY:
-            await http_problem(Request(scope), TooLarge())(scope, receive, send_with_id)
-            return
         try:
-            await _until_client_leaves(self._app(scope, bounded, send_with_id))
+            await _until_client_leaves(self._app(scope, receive, send_with_id))
         except Exception as error:
             # Here and not in Starlette's own handler, which answers without the id and raises the
             # error once more: uvicorn would close the connection under the client's next request.
             if started:
                 raise
             await unexpected(Request(scope), error)(scope, receive, send_with_id)
+
+
+def _guard(headers: MutableHeaders) -> None:
+    """Nothing is guessed of an answer's type, framed, or handed to other sites; and nothing that an
+    endpoint has not said is kept: what has a tag may be, if it is asked for each time."""
+    raw = headers.raw
+    raw += _ALWAYS
+    names = {name for name, _ in raw}
+    if b"content-security-policy" not in names:
+        raw.append(_NO_CONTENT)
+    if b"cache-control" not in names:
+        raw.append(_ASK_AGAIN if b"etag" in names else _KEEP_NOTHING)
 
 
 async def _until_client_leaves(answer: Awaitable[None]) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 
 from api.commands import Post, mount
+from api.conditional import entity_tag
 from api.dependencies import (
     Cursor,
     Dependencies,
@@ -22,6 +23,7 @@ from api.dependencies import (
     tagged,
 )
 from api.errors import documented
+from api.listing import Chosen, Moment, choosing, partial, sortable
 from api.tokens import Identity
 from domain.decisions import RecordOutcome, RequestDecision, Stage
 from domain.models import Hash
@@ -71,9 +73,14 @@ POSTS = (
 mount(router, POSTS)
 
 
-@router.get("", summary="List decisions, the latest first", responses=documented())
+@router.get(
+    "",
+    summary="List decisions, the latest first",
+    responses=documented() | partial(DecisionSummary, page=True),
+)
 async def list_decisions(
     read: Annotated[ReadModels, reading("decisions.list", "decision_list")],
+    chosen: Annotated[Chosen, choosing(DecisionSummary)],
     stage: Annotated[str | None, Query(pattern=either(_STAGES))] = None,
     kind: Annotated[Id | None, Query()] = None,
     subject_id: Annotated[Id | None, Query()] = None,
@@ -81,32 +88,50 @@ async def list_decisions(
     redecides: Annotated[
         Id | None, Query(description="Those that answer this contested decision.")
     ] = None,
+    role: Annotated[Id | None, Query(description="The role of the model that made it.")] = None,
+    occurred: Annotated[bool | None, Query(description="What was foretold came true.")] = None,
+    followed: Annotated[bool | None, Query(description="What was decided was done.")] = None,
+    requested_since: Moment = None,
+    requested_until: Moment = None,
+    sort: Annotated[str | None, sortable(decisions.SORTING)] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[DecisionSummary]:
-    """A page of decisions; filters are joined by «and»."""
-    return await decisions.list_decisions(
+    """A page of decisions; filters are joined by «and». Of times, `since` is in, `until` is out."""
+    found = await decisions.list_decisions(
         read,
         stage=stage,
         kind=kind,
         subject_id=subject_id,
         model_hash=model_hash,
         redecides=redecides,
+        role=role,
+        occurred=occurred,
+        followed=followed,
+        requested_since=requested_since,
+        requested_until=requested_until,
+        sort=sort,
         cursor=cursor,
         limit=limit,
     )
+    return chosen.of(found)
 
 
-@router.get("/{decision_id}", summary="Get a decision", responses=documented(404))
+@router.get(
+    "/{decision_id}",
+    summary="Get a decision",
+    responses=documented(404) | partial(DecisionDetail),
+)
 async def get_decision(
     decision_id: Annotated[Id, Path()],
     response: Response,
     read: Annotated[ReadModels, reading("decisions.get", "decision_detail")],
+    chosen: Annotated[Chosen, choosing(DecisionDetail)],
 ) -> DecisionDetail:
     """A decision's events as they stand in the log."""
     found = await known(read, decision_id)
-    tagged(response, found.last_position)
-    return found
+    tagged(response, found.version)
+    return chosen.of(found)
 
 
 @router.get("/{decision_id}/explanation", summary="Read why", responses=documented(404))
@@ -128,7 +153,7 @@ async def get_explanation(
     made the decision. A decision that failed has none: the problem's `context` says why."""
     found = await _evidence(deps, read, decision_id, wait_s)
     explanation = await _explained(read, found, candidate)
-    tagged(response, found.last_position)
+    tagged(response, found.version)
     return explanation
 
 
@@ -155,7 +180,7 @@ async def get_waterfall(
         candidate = best(found.made["candidates"])
     explanation = await _explained(read, found, candidate)
     picture = waterfall_of(explanation.subject_id, explanation.candidates[0])
-    headers = {"ETag": f'"{found.last_position}"'}
+    headers = {"ETag": entity_tag(found.version)}
     return Response(picture, media_type="image/svg+xml", headers=headers)
 
 

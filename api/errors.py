@@ -15,9 +15,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from api.authorisation import NoSuchOrganisation, OrganisationNeeded
 from api.dependencies import NotAllowed, NotFound
+from api.identity.failures import IdentityFailure
+from api.identity.jwks import KeysUnavailable
 from api.tokens import InvalidToken
-from commands import Forbidden, TooMuchContention
+from commands import Forbidden, TooMuchContention, VersionMismatch
 from commands.catalogue import COMMANDS
 from domain.errors import Refused
 from domain.people import is_about_person, personal_parts
@@ -30,6 +33,7 @@ from readmodels.database import ReadModelDiverged, ReadModelOutdated
 from readmodels.page import BadCursor
 from readmodels.past import NotAMoment, NotByEffectiveTime, NotFoldable, NotInThePast
 from readmodels.positions import ReadModelBehind
+from readmodels.sorting import BadSort
 
 _log = structlog.get_logger(__name__)
 
@@ -47,10 +51,26 @@ UNPROCESSABLE = frozenset(
         "decision.option_rejected",
         "model.of_another_kind",
         "model.same_model",
+        "import.no_such_mapping",
+        "import.other_files",
+        "webhook.unknown_event",
+        "webhook.address_not_allowed",
+        "webhook.https_needed",
+        "webhook.port_not_allowed",
+        "api_key.expires_before_it_begins",
+        "decision.wrong_subject",
+        "invitation.expires_before_it_begins",
     }
 )
+#: What this installation is not set up for: it is nobody's fault who asks.
+NOT_SET_UP = frozenset({"person.cannot_be_encrypted"})
 #: Rules about who it is: another person may.
-NOT_THIS_PERSON = frozenset({"decision.needs_another_person", "model.needs_second_person"})
+NOT_THIS_PERSON = frozenset({"decision.needs_another_person", "model.needs_second_person"}) | {
+    *("task.of_somebody_else", "organisation.needs_a_person", "member.needs_invitation"),
+    *("organisation.needs_an_account", "decision.needs_a_person", "model.needs_a_person"),
+}
+#: Fields whose values are never told.
+_SECRETS = frozenset(("body", name) for name in ("password", "code", "refresh_token"))
 _PERSONS = [part for command in COMMANDS.values() for part in personal_parts(command)]
 
 
@@ -80,14 +100,18 @@ class Problem(BaseModel):
 
 
 def status_of(refusal: Refused) -> HTTPStatus:
-    """404 for what is not known, 403 for what another person may, 422 for a broken rule of form,
-    409 for a conflict of states."""
+    """412 for another version than was seen, 404 for what is not known, 403 for what another person
+    may, 422 for a broken rule of form, 503 for what is not set up, 409 for a conflict of states."""
+    if isinstance(refusal, VersionMismatch):
+        return HTTPStatus.PRECONDITION_FAILED
     if refusal.code.endswith(".unknown"):
         return HTTPStatus.NOT_FOUND
     if refusal.code in NOT_THIS_PERSON:
         return HTTPStatus.FORBIDDEN
     if refusal.code in UNPROCESSABLE:
         return HTTPStatus.UNPROCESSABLE_ENTITY
+    if refusal.code in NOT_SET_UP:
+        return HTTPStatus.SERVICE_UNAVAILABLE
     return HTTPStatus.CONFLICT
 
 
@@ -157,13 +181,15 @@ def told_of(error: Exception) -> Told:
     match error:
         case Refused():
             return Told(status_of(error), error.code, error.detail, context=error.context)
+        case IdentityFailure():
+            return Told(error.status, error.code, str(error), headers=error.headers)
         case RequestValidationError():
             errors = _field_errors(error)
             detail = "; ".join(f"{one.field}: {one.rule}" for one in errors[:5])
             return Told(422, "invalid", detail, errors)
         case HTTPException():
             phrase = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-            code = "body-too-large" if error.status_code == 413 else phrase
+            code = getattr(error, "code", None) or _HTTP_CODES.get(error.status_code, phrase)
             return Told(error.status_code, code, str(error.detail), headers=error.headers)
     for kind, status, code, headers in _PLAIN:
         if isinstance(error, kind):
@@ -171,6 +197,12 @@ def told_of(error: Exception) -> Told:
     return _UNEXPECTED
 
 
+#: What the framework and the guards before it refuse, where HTTP's own phrase says less.
+_HTTP_CODES = {
+    408: "body-too-slow",
+    413: "body-too-large",
+    429: "too-many-requests",
+}
 _UNEXPECTED = Told(500, "unexpected", "something went wrong here; it was logged")
 
 
@@ -178,9 +210,11 @@ def install(app: FastAPI) -> None:
     """Answer every expected error of the application as problem details."""
     app.exception_handler(Refused)(_told)
     app.exception_handler(NotFound)(_not_found)
+    app.exception_handler(IdentityFailure)(_told)
     app.exception_handler(RequestValidationError)(_told)
     app.exception_handler(WrongCase)(_wrong_case)
     app.exception_handler(HTTPException)(_told)
+    app.exception_handler(psycopg.errors.QueryCanceled)(_too_slow)
     app.exception_handler(psycopg.OperationalError)(_cut_off)
     app.exception_handler(psycopg.InterfaceError)(_cut_off)
     app.exception_handler(ArchiveUnavailable)(_archive_away)
@@ -192,6 +226,9 @@ def install(app: FastAPI) -> None:
 _RETRY = {"Retry-After": "1"}
 _PLAIN: tuple[tuple[type[Exception], int, str, Mapping[str, str]], ...] = (
     (InvalidToken, 401, "unauthenticated", {"WWW-Authenticate": "Bearer"}),
+    (KeysUnavailable, 503, "issuer-unavailable", {"Retry-After": "30"}),
+    (NoSuchOrganisation, 404, "not-found", {}),
+    (OrganisationNeeded, 422, "organisation-needed", {}),
     (NotAllowed, 403, "forbidden", {}),
     (Forbidden, 403, "forbidden", {}),
     (NoSuchEvent, 404, "no-such-event", {}),
@@ -200,6 +237,7 @@ _PLAIN: tuple[tuple[type[Exception], int, str, Mapping[str, str]], ...] = (
     (TooMuchContention, 409, "too-much-contention", _RETRY),
     (NotSealed, 409, "not-sealed", _RETRY),
     (BadCursor, 422, "bad-cursor", {}),
+    (BadSort, 422, "bad-sort", {}),
     (NotAMoment, 422, "bad-as-of", {}),
     (NotInThePast, 422, "bad-as-of", {}),
     (NotByEffectiveTime, 422, "no-effective-time", {}),
@@ -239,6 +277,7 @@ def _unsaid(error: Mapping[str, Any]) -> bool:
     where, *place = error["loc"] or ("",)
     return (
         error["type"] == "missing"
+        or (where, *place) in _SECRETS
         or (where, *place) == ("body", "search")
         or is_about_person(_PERSONS, place)
     )
@@ -272,6 +311,12 @@ async def _cut_off(request: Request, error: Exception) -> JSONResponse:
     _log.warning("database connection lost", path=request.url.path, error=str(error).strip())
     detail = "the connection to the database was lost"
     return problem(request, 503, "log-unavailable", detail, headers=_RETRY)
+
+
+async def _too_slow(request: Request, error: Exception) -> JSONResponse:
+    _log.warning("query cancelled", path=request.url.path, error=str(error).strip())
+    detail = "the query took too long; ask for less: a shorter stretch, more filters, another sort"
+    return problem(request, 503, "query-too-slow", detail)
 
 
 async def _archive_away(request: Request, error: Exception) -> JSONResponse:

@@ -221,7 +221,7 @@ async def get_counterfactual(
     in words too."""
     detail = await known(read, decision_id)
     found = await deps.hypotheses.counterfactual(detail.made)
-    tagged(response, detail.last_position)
+    tagged(response, detail.version)
     why_none = "" if detail.made is None else why_no_counterfactual(detail.made)
     sentence = in_words(found, why_none, KINDS.get(detail.requested["kind"]))
     return CounterfactualAnswer(decision_id=decision_id, sentence=sentence, counterfactual=found)

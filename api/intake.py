@@ -22,6 +22,7 @@ from fastapi.exceptions import RequestValidationError
 from kafka.errors import KafkaError
 from starlette.exceptions import HTTPException
 
+from api.authorisation import NoSuchOrganisation, OrganisationNeeded
 from api.commands import checked
 from api.dependencies import Dependencies
 from api.errors import told_of
@@ -49,7 +50,15 @@ AWAY = (
     ArchiveUnavailable,
 )
 #: Answers that the sender can do something about, or must live with.
-ANSWERED = (Refused, Forbidden, CommandReused, TooMuchContention, InvalidToken)
+ANSWERED = (
+    Refused,
+    Forbidden,
+    CommandReused,
+    TooMuchContention,
+    InvalidToken,
+    NoSuchOrganisation,
+    OrganisationNeeded,
+)
 _WAITS_S = (0.1, 0.5, 2.0)  # before a command that failed here is tried again
 #: Long enough for one command's tries; the group gives up a member that does not ask for five
 #: minutes.
@@ -173,7 +182,7 @@ class Intake:
     async def settle(self, messages: Sequence[Message]) -> list[Settled]:
         """Run messages in their order; all of them, or the first of them where patience ended."""
         deadline = monotonic() + self._patience_s
-        tokens = Verified(self._deps.issuer)
+        tokens = await Verified.of(messages, self._deps.authorisation)
         reads = [read(message, tokens) for message in messages]
         results: dict[int, Receipt | Exception] = {}
         together: list[int] = []

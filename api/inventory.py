@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
@@ -9,8 +10,9 @@ from fastapi import APIRouter, Path, Query, Response
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, NotFound, reading, tagged
 from api.errors import documented
+from api.listing import Chosen, choosing, partial, sortable
 from domain.inventory import AdjustStock, CloseSite, OpenSite, PickStock, ReceiveStock
-from domain.values import Id
+from domain.values import Id, Region
 from readmodels import inventory
 from readmodels.database import ReadModels
 from readmodels.inventory import Site, StockLevel
@@ -66,14 +68,21 @@ POSTS = (
 mount(router, POSTS)
 
 
-@router.get("/sites", summary="List sites", responses=documented())
+@router.get("/sites", summary="List sites", responses=documented() | partial(Site, page=True))
 async def list_sites(
     read: Annotated[ReadModels, reading("sites.list", "sites")],
+    chosen: Annotated[Chosen, choosing(Site)],
+    is_open: Annotated[bool | None, Query(alias="open")] = None,
+    region: Annotated[Region | None, Query()] = None,
+    sort: Annotated[str | None, sortable(inventory.SITE_SORTING)] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[Site]:
     """Sites by id."""
-    return await inventory.list_sites(read, cursor=cursor, limit=limit)
+    found = await inventory.list_sites(
+        read, is_open=is_open, region=region, sort=sort, cursor=cursor, limit=limit
+    )
+    return chosen.of(found)
 
 
 @router.get("/sites/{site_id}", summary="Get a site", responses=documented(404))
@@ -86,7 +95,7 @@ async def get_site(
     found = await inventory.get_site(read, site_id)
     if found is None:
         raise NotFound("site", site_id)
-    tagged(response, found.last_position)
+    tagged(response, found.version)
     return found
 
 
@@ -95,8 +104,15 @@ async def list_stock(
     read: Annotated[ReadModels, reading("stock.list", "stock_levels")],
     site_id: Annotated[Id | None, Query()] = None,
     sku: Annotated[Id | None, Query()] = None,
+    below: Annotated[
+        Decimal | None,
+        Query(max_digits=20, decimal_places=3, description="Less than this is on hand."),
+    ] = None,
+    sort: Annotated[str | None, sortable(inventory.STOCK_SORTING)] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[StockLevel]:
     """What is on hand, by site and SKU."""
-    return await inventory.list_stock(read, site_id=site_id, sku=sku, cursor=cursor, limit=limit)
+    return await inventory.list_stock(
+        read, site_id=site_id, sku=sku, below=below, sort=sort, cursor=cursor, limit=limit
+    )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from api.dependencies import Cursor, Limit, reading
 from api.errors import documented
+from api.times import Day
 from domain.values import Id
 from readmodels import decisions, kpis
 from readmodels.database import ReadModels
@@ -22,8 +22,8 @@ router = APIRouter(prefix="/kpis", tags=["kpis"])
 @router.get("/daily", summary="Daily KPIs", responses=documented())
 async def daily_kpis(
     read: Annotated[ReadModels, reading("kpis.daily", "daily_kpis")],
-    first: Annotated[date | None, Query(description="First day, included.")] = None,
-    last: Annotated[date | None, Query(description="Last day, included.")] = None,
+    first: Annotated[Day | None, Query(description="First day, included.")] = None,
+    last: Annotated[Day | None, Query(description="Last day, included.")] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[DailyKpi]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,11 +21,14 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
+from api.authorisation import Authorisation, NoSuchOrganisation, OrganisationNeeded
+from api.bodies import MAX_BODY, TooLarge
 from api.commands import Post, accepted, asked, body_of, path_fields
-from api.correlation import MAX_BODY, TooLarge, correlation_of
+from api.correlation import correlation_of
 from api.errors import PROBLEM_JSON, problem_of, told_of
+from api.identity.jwks import KeysUnavailable
 from api.posts import POSTS
-from api.tokens import Identity, InvalidToken, Issuer
+from api.tokens import Identity, InvalidToken
 from commands import Context, command_id
 from domain.values import Command
 from eventstore import Receipt
@@ -72,22 +77,44 @@ class Read:
 
 
 class Verified:
-    """The tokens of one poll, each looked at once: one sender has one token for many messages."""
+    """Whom the tokens of some messages speak for.
 
-    def __init__(self, issuer: Issuer) -> None:
-        self._issuer = issuer
-        self._known: dict[str, Identity] = {}
+    Args:
+        whose: says it of a token, or raises.
+    """
 
-    def identity(self, token: str) -> Identity:
-        """Who a token speaks for.
+    def __init__(self, whose: Callable[[str], Identity]) -> None:
+        self.identity = whose
+
+    @classmethod
+    async def of(cls, messages: Sequence[Message], authorisation: Authorisation) -> Verified:
+        """Each token looked at once: one sender has one for many messages.
 
         Raises:
-            InvalidToken: it is not to be believed.
+            LogUnavailable: the database did not answer in time.
         """
-        known = self._known.get(token)
-        if known is None:
-            known = self._known[token] = self._issuer.verify(token)
-        return known
+        found: dict[str, Identity | Exception] = {}
+        for token in dict.fromkeys(_tokens(messages)):
+            try:
+                found[token] = await authorisation.identified(token, None)
+            except (InvalidToken, NoSuchOrganisation, OrganisationNeeded, KeysUnavailable) as error:
+                found[token] = error
+
+        def whose(token: str) -> Identity:
+            known = found[token]
+            if isinstance(known, Exception):
+                raise known
+            return known
+
+        return cls(whose)
+
+
+def _tokens(messages: Sequence[Message]) -> Iterator[str]:
+    for message in messages:
+        for name, value in message.headers:
+            if name == "authorization":
+                with suppress(InvalidToken):
+                    yield _bearer((value or b"").decode("utf-8", "replace"))
 
 
 def read(message: Message, tokens: Verified) -> Read:
@@ -171,6 +198,7 @@ def _sent(
         organisation_id=own,
         actor=identity.actor,
         roles=identity.roles,
+        scopes=identity.scopes,
         command_id=command_id(own, f"kafka:{sender_id}"),
         correlation_id=correlation_id,
         digest=digest,

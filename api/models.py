@@ -14,10 +14,12 @@ from api.dependencies import (
     Dependencies,
     Limit,
     NotFound,
+    either,
     reading,
     tagged,
 )
 from api.errors import documented
+from api.listing import Chosen, choosing, partial, sortable
 from domain.models import (
     ApproveModel,
     DeployModel,
@@ -46,6 +48,7 @@ from readmodels.page import Page
 
 router = APIRouter(prefix="/models", tags=["models"])
 
+_STAGES = ("registered", "approved", "deployed", "retired")
 _KindFilter = Annotated[Id | None, Query(description="Of this kind of decision only.")]
 _ModelHash = Annotated[Hash, Path(description="SHA-256 of the model's artifact.")]
 
@@ -113,15 +116,26 @@ POSTS = (
 mount(router, POSTS)
 
 
-@router.get("", summary="List models, the latest first", responses=documented())
+@router.get(
+    "",
+    summary="List models, the latest first",
+    responses=documented() | partial(ModelSummary, page=True),
+)
 async def list_models(
     read: Annotated[ReadModels, reading("models.list", "model_list", "model_roles")],
+    chosen: Annotated[Chosen, choosing(ModelSummary)],
     kind: _KindFilter = None,
+    stage: Annotated[str | None, Query(pattern=either(_STAGES))] = None,
+    retired: Annotated[bool | None, Query(description="Only retired ones, or only others.")] = None,
+    sort: Annotated[str | None, sortable(models.SORTING)] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[ModelSummary]:
     """A page of models, with the roles that they have now."""
-    return await models.list_models(read, kind=kind, cursor=cursor, limit=limit)
+    found = await models.list_models(
+        read, kind=kind, stage=stage, retired=retired, sort=sort, cursor=cursor, limit=limit
+    )
+    return chosen.of(found)
 
 
 @router.get("/live", summary="Which model has which role", responses=documented())
@@ -166,16 +180,21 @@ async def list_alerts(
     )
 
 
-@router.get("/{model_hash}", summary="Get a model", responses=documented(404))
+@router.get(
+    "/{model_hash}",
+    summary="Get a model",
+    responses=documented(404) | partial(ModelDetail),
+)
 async def get_model(
     model_hash: _ModelHash,
     response: Response,
     read: Annotated[ReadModels, reading("models.get", "model_list", "model_roles")],
+    chosen: Annotated[Chosen, choosing(ModelDetail)],
 ) -> ModelDetail:
     """A model with its training, its metrics and its baseline's, and its latest measurement."""
     found = await _known(read, model_hash)
-    tagged(response, found.last_position)
-    return found
+    tagged(response, found.version, *found.roles)
+    return chosen.of(found)
 
 
 @router.get(

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Query, Response
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, NotFound, either, reading, tagged
 from api.errors import documented
+from api.listing import Chosen, Moment, choosing, partial, sortable
 from domain.orders import (
     AllocateOrder,
     CancelOrder,
@@ -85,40 +86,65 @@ POSTS = (
 mount(router, POSTS)
 
 
-@router.get("", summary="List orders, the latest first", responses=documented())
+@router.get(
+    "",
+    summary="List orders, the latest first",
+    responses=documented() | partial(OrderSummary, page=True),
+)
 async def list_orders(
     read: Annotated[ReadModels, reading("orders.list", "order_summary")],
+    chosen: Annotated[Chosen, choosing(OrderSummary)],
     status: Annotated[str | None, Query(pattern=either(_STATUSES))] = None,
     region: Annotated[Region | None, Query()] = None,
     customer_id: Annotated[Id | None, Query()] = None,
     person: Annotated[Pseudonym | None, Query()] = None,
+    site_id: Annotated[Id | None, Query(description="Allocated to this site.")] = None,
+    late: Annotated[bool | None, Query(description="Delivered late, or in time.")] = None,
+    placed_since: Moment = None,
+    placed_until: Moment = None,
+    promised_since: Moment = None,
+    promised_until: Moment = None,
+    sort: Annotated[str | None, sortable(orders.SORTING)] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[OrderSummary]:
-    """A page of orders; filters are joined by «and»."""
-    return await orders.list_orders(
+    """A page of orders; filters are joined by «and». Of times, `since` is in and `until` is out."""
+    found = await orders.list_orders(
         read,
         status=status,
         region=region,
         customer_id=customer_id,
         person=person,
+        site_id=site_id,
+        late=late,
+        placed_since=placed_since,
+        placed_until=placed_until,
+        promised_since=promised_since,
+        promised_until=promised_until,
+        sort=sort,
         cursor=cursor,
         limit=limit,
     )
+    return chosen.of(found)
 
 
-@router.get("/{order_id}", summary="Get an order", responses=documented(404))
+@router.get(
+    "/{order_id}",
+    summary="Get an order",
+    responses=documented(404) | partial(OrderDetail),
+)
 async def get_order(
     order_id: Annotated[Id, Path()],
     response: Response,
     read: Annotated[ReadModels, reading("orders.get", "order_summary")],
+    chosen: Annotated[Chosen, choosing(OrderDetail)],
 ) -> OrderDetail:
     """An order with its lines; the ETag is its version."""
     found = await orders.get_order(read, order_id)
     if found is None:
         raise NotFound("order", order_id)
-    tagged(response, found.version)
-    return found
+    tagged(response, found.version, *(["erased"] if found.person_erased else []))
+    return chosen.of(found)
 
 
 @router.get("/{order_id}/timeline", summary="Read an order's story", responses=documented(404))

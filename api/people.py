@@ -9,7 +9,8 @@ from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.openapi.models import Example
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.commands import Accepted
+from api.commands import Accepted, IdempotencyKey, only_one
+from api.conditional import IfMatch, expected_in
 from api.dependencies import Caller, NotFound, Parts, allowed, reading, tagged
 from api.errors import documented
 from api.tokens import Identity
@@ -117,15 +118,20 @@ async def erase_person(
     body: Annotated[Erasure, Body(openapi_examples=_EXAMPLES)],
     deps: Parts,
     caller: Caller,
+    idempotency_key: IdempotencyKey = None,
+    if_match: IfMatch = None,
 ) -> Accepted:
     """Destroy a person's key, for good: on the answer the data cannot be read any more, here or in
     any archive or backup made from now on. For admins. Done again, it is answered as the first
-    time."""
+    time, with an `Idempotency-Key` or without."""
+    only_one(request, "Idempotency-Key")
     context = Context(
         organisation_id=caller.organisation_id,
         actor=caller.actor,
         roles=caller.roles,
+        scopes=caller.scopes,
         correlation_id=request.state.correlation_id,
+        expected=expected_in(request, if_match),
     )
     receipt = await erase(deps.bus, deps.people.keys, person, body.reason, context)
     tagged(response, receipt.version)

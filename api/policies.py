@@ -70,5 +70,5 @@ async def get_policy(
     if kind not in KINDS:
         raise NotFound("kind", kind)
     found = await policies.get_policy(read, kind)
-    tagged(response, found.last_position)
+    tagged(response, found.version)
     return found

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
+from time import monotonic
 from typing import Annotated
 
 import psycopg
-from fastapi import APIRouter, Path, Request
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel
 
-from api.dependencies import Cursor, Limit, NotFound, Parts, allowed
+from api.dependencies import (
+    Credentials,
+    Cursor,
+    Dependencies,
+    Limit,
+    NotFound,
+    Parts,
+    allowed,
+    seated,
+)
 from api.errors import documented
+from api.stream import EventStream
 from api.tokens import Identity
+from api.watch import Watch
 from domain.values import Id
 from eventstore import LogUnavailable
 from projections.dead_letters import DeadLetter
@@ -22,6 +33,8 @@ from readmodels.page import Page
 from readmodels.positions import ProjectionState
 
 router = APIRouter(tags=["projections"])
+#: What asking for them, and following them, hangs on.
+PERMISSION = "projections.list"
 #: How often the live stream looks, in seconds: a change is sent at most so often.
 _LOOK_S = 0.5
 
@@ -38,9 +51,7 @@ class Projections(BaseModel):
 
 
 @router.get("/projections", summary="How far read models are", responses=documented())
-async def list_projections(
-    deps: Parts, _: Annotated[Identity, allowed("projections.list")]
-) -> Projections:
+async def list_projections(deps: Parts, _: Annotated[Identity, allowed(PERMISSION)]) -> Projections:
     """Of each read model its position, how far it is behind, how fast it goes, when it will be
     there, its dead letters and what it is doing; the error of one that stands still."""
     return Projections(items=[_told(state) for state in await deps.positions.states()])
@@ -49,29 +60,46 @@ async def list_projections(
 @router.get(
     "/projections/stream",
     summary="Follow how far read models are",
-    response_class=EventSourceResponse,
-    responses=documented(),
+    response_class=EventStream,
+    status_code=200,  # FastAPI asks the class for it otherwise
+    responses=documented(429),
 )
 async def follow_projections(
-    request: Request, deps: Parts, _: Annotated[Identity, allowed("projections.list")]
-) -> AsyncIterator[ServerSentEvent]:
+    request: Request,
+    deps: Parts,
+    credentials: Credentials,
+    caller: Annotated[Identity, seated(PERMISSION)],
+) -> Response:
     """The list of `/projections` as an event `projections`: at once, and whenever it has changed,
     at most twice a second. A comment every 15 seconds where nothing is sent. While the database is
-    away the stream waits for it."""
+    away the stream waits for it. It ends when the token does, and takes one of the live connections
+    that one may have."""
+    assert credentials is not None
+    recheck_s = deps.live.terms.recheck_s
+    watch = Watch(deps, credentials.credentials, caller, recheck_s, PERMISSION)
+    return EventStream(deps.live, request.app.state.stopping, watch, _changes(deps))
+
+
+async def _changes(deps: Dependencies) -> AsyncGenerator[bytes]:
+    """The list at first and after each change; a comment where there is none for long."""
     sent: list[ProjectionState] | None = None
-    while not (request.app.state.stopping.is_set() or await request.is_disconnected()):
+    told = monotonic()
+    while True:
         with suppress(LogUnavailable, psycopg.OperationalError, psycopg.InterfaceError):
             states = [_told(one) for one in await deps.positions.recent_states(_LOOK_S)]
             if states != sent:
-                sent = states
-                yield ServerSentEvent(event="projections", data=Projections(items=states))
-        if await _stops(request, within_s=_LOOK_S):
-            return
+                sent, told = states, monotonic()
+                data = Projections(items=states).model_dump_json()
+                yield f"event: projections\ndata: {data}\n\n".encode()
+        if monotonic() - told >= deps.live.terms.heartbeat_s:
+            told = monotonic()
+            yield b": nothing has changed\n\n"
+        await asyncio.sleep(_LOOK_S)
 
 
 @router.get("/projections/{name}", summary="How far one read model is", responses=documented(404))
 async def get_projection(
-    name: Name, deps: Parts, _: Annotated[Identity, allowed("projections.list")]
+    name: Name, deps: Parts, _: Annotated[Identity, allowed(PERMISSION)]
 ) -> ProjectionState:
     """One line of the list."""
     found = await deps.positions.state(name)
@@ -104,13 +132,3 @@ async def list_dead_letters(
 def _told(state: ProjectionState) -> ProjectionState:
     """A state without the words of its error: they may hold what another organisation wrote."""
     return state if state.error is None else state.model_copy(update={"error": _STANDS_STILL})
-
-
-async def _stops(request: Request, within_s: float) -> bool:
-    """Wait for so many seconds; whether the server stops instead."""
-    stopping: asyncio.Event = request.app.state.stopping
-    try:
-        async with asyncio.timeout(within_s):
-            return await stopping.wait()
-    except TimeoutError:
-        return False

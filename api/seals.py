@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from api.dependencies import Cursor, Limit, Parts, allowed
 from api.errors import documented
+from api.times import Timestamp
 from api.tokens import Identity
 from eventstore.seals.proofs import MOST_EVENTS, Proofs
 from readmodels.page import BadCursor, Page, decode, page
@@ -132,8 +133,8 @@ async def prove_growth(
 async def prove_decisions(
     deps: Parts,
     caller: _Auditor,
-    start: Annotated[AwareDatetime, Query(alias="from", examples=["2026-03-01T00:00:00Z"])],
-    end: Annotated[AwareDatetime, Query(alias="to", examples=["2026-04-01T00:00:00Z"])],
+    start: Annotated[Timestamp, Query(alias="from", examples=["2026-03-01T00:00:00Z"])],
+    end: Annotated[Timestamp, Query(alias="to", examples=["2026-04-01T00:00:00Z"])],
 ) -> Proof:
     """That these are all decisions that your organisation asked for in a period."""
     made = Proofs(deps.log).decisions(caller.organisation_id, start, end)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import jwt
 
-from domain.access import Role
+from domain.access import KEY_ACTOR, Role
 
 _ALGORITHM = "HS256"
 _ISSUER = "chainlytics-dev"
@@ -23,11 +23,28 @@ class InvalidToken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who sends a request."""
+    """Who sends a request, for which organisation, and what is allowed there.
+
+    ``scopes``: the commands and queries that an API key is good for; None: all that the roles
+    allow. ``expires_at``: when what it showed is good no more. ``operator``: whether it holds the
+    server's own secret.
+    """
 
     actor: str
     organisation_id: UUID
     roles: frozenset[Role]
+    scopes: frozenset[str] | None = None
+    expires_at: datetime | None = field(default=None, compare=False)
+    operator: bool = field(default=False, compare=False)
+
+    @property
+    def counted_as(self) -> str:
+        """Whose budget it is: an account's own, whatever organisation it acts for, since it may
+        found as many as it likes. The names of keys and of the operator's own are an
+        organisation's."""
+        if self.operator or self.actor.startswith(KEY_ACTOR):
+            return f"{self.organisation_id}/{self.actor}"
+        return self.actor
 
 
 class Issuer:
@@ -95,7 +112,12 @@ class Issuer:
             # The subject is written beside every event: Postgres takes no U+0000 or lone surrogate.
             if not isinstance(roles, list) or not actor or not actor.isprintable():
                 raise InvalidToken("the token has no readable subject or no list of roles")
-            return Identity(actor, UUID(claims["org"]), frozenset(Role(role) for role in roles))
+            return Identity(
+                actor,
+                UUID(claims["org"]),
+                frozenset(Role(role) for role in roles),
+                expires_at=datetime.fromtimestamp(claims["exp"], UTC),
+            )
         except jwt.PyJWTError as error:
             raise InvalidToken(f"the token is not valid: {error}") from error
         except (ValueError, TypeError, AttributeError) as error:

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Path, Query, Response
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, NotFound, reading, tagged
 from api.errors import documented
-from domain.transport import AllowRoute, ForbidRoute, RegisterVehicle, RetireVehicle
-from domain.values import Id
+from api.listing import Chosen, choosing, partial, sortable
+from domain.transport import AllowRoute, ForbidRoute, Mode, RegisterVehicle, RetireVehicle
+from domain.values import Id, Region
 from readmodels import transport
 from readmodels.database import ReadModels
 from readmodels.page import Page
@@ -61,15 +62,24 @@ POSTS = (
 mount(router, POSTS)
 
 
-@router.get("/vehicles", summary="List vehicles", responses=documented())
+@router.get(
+    "/vehicles", summary="List vehicles", responses=documented() | partial(Vehicle, page=True)
+)
 async def list_vehicles(
     read: Annotated[ReadModels, reading("vehicles.list", "vehicle_list")],
+    chosen: Annotated[Chosen, choosing(Vehicle)],
     site_id: Annotated[Id | None, Query()] = None,
+    mode: Annotated[Mode | None, Query()] = None,
+    retired: Annotated[bool | None, Query()] = None,
+    sort: Annotated[str | None, sortable(transport.VEHICLE_SORTING)] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[Vehicle]:
     """Vehicles by id, retired ones too."""
-    return await transport.list_vehicles(read, site_id=site_id, cursor=cursor, limit=limit)
+    found = await transport.list_vehicles(
+        read, site_id=site_id, mode=mode, retired=retired, sort=sort, cursor=cursor, limit=limit
+    )
+    return chosen.of(found)
 
 
 @router.get("/vehicles/{vehicle_id}", summary="Get a vehicle", responses=documented(404))
@@ -82,7 +92,7 @@ async def get_vehicle(
     found = await transport.get_vehicle(read, vehicle_id)
     if found is None:
         raise NotFound("vehicle", vehicle_id)
-    tagged(response, found.last_position)
+    tagged(response, found.version)
     return found
 
 
@@ -90,8 +100,19 @@ async def get_vehicle(
 async def list_routes(
     read: Annotated[ReadModels, reading("routes.list", "route_list")],
     site_id: Annotated[Id | None, Query()] = None,
+    region: Annotated[Region | None, Query()] = None,
+    forbidden: Annotated[bool | None, Query()] = None,
+    sort: Annotated[str | None, sortable(transport.ROUTE_SORTING)] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[Route]:
     """Routes that are or were forbidden, by site and region; every other one is legal."""
-    return await transport.list_routes(read, site_id=site_id, cursor=cursor, limit=limit)
+    return await transport.list_routes(
+        read,
+        site_id=site_id,
+        region=region,
+        forbidden=forbidden,
+        sort=sort,
+        cursor=cursor,
+        limit=limit,
+    )

@@ -10,11 +10,13 @@ from datetime import timedelta
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from chainlytics.settings import Settings
 from commands import Bus
 from commands.erasing import keep_erased
+from commands.membership import Memberships
 from domain.catalogue import AREAS, TOPICS
 from domain.decisions import DecisionRequested
 from domain.errors import Refused
@@ -30,9 +32,11 @@ from eventstore.kafka.topics import OTHER
 from eventstore.log import Connection
 from eventstore.persons.keys import PersonKeys
 from eventstore.retention import Retention, keep_pruned
+from eventstore.roles import conninfo_of_queries
 from eventstore.seals.proofs import Proofs
 from eventstore.seals.sealer import Sealer, keep_sealed
 from eventstore.seals.signing import WrongKey
+from eventstore.spans import Spans
 from eventstore.streams import Streams
 from eventstore.trail import Trail
 from eventstore.witnesses.addresses import witnesses_of
@@ -40,6 +44,8 @@ from eventstore.witnesses.witness import Witness
 from eventstore.witnesses.witnessed import keep_witnessed
 from ml.catalogue import HANDLERS
 from ml.decisions import DecisionConsumer
+from ml.task_work import OpenTools
+from ml.tasks import TaskWorker
 from ml.watch import keep_measured
 from projections.catalogue import TABLES
 from projections.lane_projector import LaneProjector
@@ -64,9 +70,12 @@ class Application:
 
     url: str
     pool: AsyncConnectionPool[Connection]
+    #: Of queries; the same one where there is no other.
+    asking: AsyncConnectionPool[Connection] | None
     log: Log
     attempts: Attempts
     bus: Bus
+    memberships: Memberships
     artifacts: Artifacts
     projector: Projector
     consumer: DecisionConsumer
@@ -155,40 +164,88 @@ def feeding(settings: Settings) -> Cluster | None:
     return settings.cluster() if settings.transport == "kafka" else None
 
 
-async def _lanes_folded(url: str, cluster: Cluster) -> None:
+async def _lanes_folded(url: str, cluster: Cluster, spans: Spans | None) -> None:
     """Run the read models on the lanes that Kafka gives us."""
-    projector = LaneProjector(url, list(TABLES.values()))
+    projector = LaneProjector(url, list(TABLES.values()), spans=spans)
     building = await projector.prepare()
     async with asyncio.TaskGroup() as group:
         group.create_task(projector.build(building), name="rebuild")
         group.create_task(Feed(url, cluster, "projector", FED, projector).run(), name="feed")
 
 
+def _pool(conninfo: str, size: int, least: int = 1) -> AsyncConnectionPool[Connection]:
+    return AsyncConnectionPool(
+        conninfo, min_size=least, max_size=size, open=False, timeout=15, kwargs={"autocommit": True}
+    )
+
+
+@asynccontextmanager
+async def _pool_of_queries(
+    owners: AsyncConnectionPool[Connection],
+    url: str,
+    given: str | None,
+    size: int,
+    timeout_s: float,
+) -> AsyncIterator[AsyncConnectionPool[Connection] | None]:
+    """Connections of the role that queries run as, made as they are needed; ``size`` 0: none."""
+    if not size:
+        yield None
+        return
+    async with owners.connection() as owner:
+        conninfo = await conninfo_of_queries(owner, url, given)
+    # One query that reads for minutes would keep a connection from all others.
+    options = conninfo_to_dict(conninfo).get("options") or ""
+    bound = f"{options} -c statement_timeout={round(timeout_s * 1000)}"
+    conninfo = make_conninfo(conninfo, options=bound.strip())
+    async with _pool(conninfo, size, least=0) as pool:
+        yield pool
+
+
 @asynccontextmanager
 async def application(
-    url: str, *, pool_size: int = 10, master: Callable[[], bytes] = _no_master_key
+    url: str,
+    *,
+    pool_size: int = 10,
+    master: Callable[[], bytes] = _no_master_key,
+    api_url: str | None = None,
+    queries: bool = True,
+    spans: Spans | None = None,
+    query_timeout_s: float = 0,
 ) -> AsyncIterator[Application]:
     """Everything wired to one database; closed in the other order.
 
     ``master``: gives the master key of personal data, when it is first needed.
+    ``api_url``: of a login made for queries; without it one follows from ``url``.
+    ``queries``: whether read models are asked here; if not, ``Log.of`` refuses.
+    ``spans``: follows requests; None: nobody does.
+    ``query_timeout_s``: how long one query of a read model may take; 0: as long as it does.
+
+    Raises:
+        RoleUnusable: queries cannot run as a role of their own.
     """
-    pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-        url, min_size=1, max_size=pool_size, open=False, timeout=15, kwargs={"autocommit": True}
-    )
-    log = Log(pool)
-    async with pool, Attempts(log) as attempts, Streams(url) as streams, Writer(url) as writer:
+    async with (
+        _pool(url, pool_size) as pool,
+        _pool_of_queries(
+            pool, url, api_url, pool_size if queries else 0, query_timeout_s
+        ) as asking,
+        Attempts(log := Log(pool, asking)) as attempts,
+        Streams(url) as streams,
+        Writer(url, spans=spans) as writer,
+    ):
         keys = PersonKeys(log, master)
-        bus = Bus(log, streams, writer, HANDLERS, attempts=attempts, keyring=keys)
+        bus = Bus(log, streams, writer, HANDLERS, attempts=attempts, keyring=keys, spans=spans)
         artifacts = Artifacts(log)
         yield Application(
             url=url,
             pool=pool,
+            asking=asking,
             log=log,
             attempts=attempts,
             bus=bus,
+            memberships=Memberships(streams),
             artifacts=artifacts,
-            projector=Projector(url, list(TABLES.values())),
-            consumer=DecisionConsumer(url, bus, artifacts),
+            projector=Projector(url, list(TABLES.values()), spans=spans),
+            consumer=DecisionConsumer(url, bus, artifacts, spans=spans),
             people=People(keys, Trail(log)),
         )
 
@@ -204,6 +261,9 @@ async def run_workers(
     archive: Archive | None = None,
     sealing: Sealing | None = None,
     measure: timedelta | None = _MEASURE_EVERY,
+    spans: Spans | None = None,
+    tasks: OpenTools | None = None,
+    tasks_at_once: int = 1,
 ) -> None:
     """Run read models and decisions behind the log until cancelled.
 
@@ -213,10 +273,15 @@ async def run_workers(
     ``sealing``: seals the log and hands its heads to witnesses; None: nobody here does.
     ``archive``: writes sealed ranges of the log into the archive; None: nobody here does.
     ``measure``: how often the consumer's models are measured; None: never.
+    ``spans``: follows requests; None: nobody does.
+    ``tasks``: opens what tasks are done with, ``tasks_at_once`` of them; None: none is done here.
     """
-    async with application(url, pool_size=4) as app, asyncio.TaskGroup() as group:
+    async with (
+        application(url, pool_size=4, queries=False, spans=spans) as app,
+        asyncio.TaskGroup() as group,
+    ):
         if projector:
-            run = app.projector.run() if cluster is None else _lanes_folded(url, cluster)
+            run = app.projector.run() if cluster is None else _lanes_folded(url, cluster, spans)
             group.create_task(run, name="projector")
             group.create_task(keep_erased(url, every=_ERASE_EVERY), name="erasures")
         if consumer:
@@ -230,6 +295,9 @@ async def run_workers(
             if measure is not None:
                 watching = keep_measured(url, app.log, app.artifacts, app.bus, every=measure)
                 group.create_task(watching, name="model monitor")
+        if tasks is not None:
+            doing = TaskWorker(url, app.log, app.bus, tasks, at_once=tasks_at_once)
+            group.create_task(doing.run(), name="tasks")
         if relay is not None:
             group.create_task(keep_relayed(relay), name="relay")
         if sealing is not None:

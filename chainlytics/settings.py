@@ -5,21 +5,34 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import re
 import secrets
 import tempfile
 from base64 import b64decode, b64encode
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from api.allowance import LIMITS, Limits, Rate
+from api.identity.configuration import Address, Providers
+from api.identity.mail import CONSOLE, Mail, mail_of
 from eventstore.kafka.cluster import Cluster
 from eventstore.retention import Retention
 from eventstore.seals.signing import key_of, read_key
+from eventstore.webhooks.addresses import networks
 from eventstore.witnesses.addresses import witnesses_of
 
 _KEY_BYTES = 32
@@ -50,16 +63,57 @@ def _is_a_key(key: SecretStr | None) -> SecretStr | None:
     return key
 
 
+def _parted(value: Any) -> Any:
+    """A list as the environment has it."""
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9.:\[\]-]{1,253})$")]
+
+
+def headers_of(headers: SecretStr) -> dict[str, str]:
+    """The headers of ``name=value,name=value``.
+
+    Raises:
+        ValueError: they are not written so. Their values are not told.
+    """
+    found: dict[str, str] = {}
+    for one in headers.get_secret_value().split(","):
+        if one.strip():
+            name, equals, value = (part.strip() for part in one.partition("="))
+            if not (equals and value and re.fullmatch(r"[A-Za-z0-9-]+", name)):
+                raise ValueError("must be name=value, with commas between")
+            found[name] = value
+    return found
+
+
+def _are_headers(headers: SecretStr) -> SecretStr:
+    headers_of(headers)
+    return headers
+
+
+def _is_a_dsn(dsn: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"https?://[^@\s/]+@[^@\s/]+(/\S*)?/\d+", dsn.get_secret_value()):
+        raise ValueError("must be like https://key@host/1")
+    return dsn
+
+
 class Settings(BaseSettings):
     """What a deployment sets; every name has the prefix ``CHAINLYTICS_`` but ``DATABASE_URL``."""
 
     # An empty value, as in a copied .env.example, is none.
     model_config = SettingsConfigDict(
-        env_prefix="CHAINLYTICS_", extra="ignore", env_ignore_empty=True
+        env_prefix="CHAINLYTICS_",
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # there are secrets among the values
     )
 
     home: Path = Field(default_factory=_default_home)
     database_url: Annotated[str | None, Field(validation_alias="DATABASE_URL")] = None
+    #: Of a login for queries, where the owner of the database may not make one: a member of the
+    #: role ``<owner>_api`` (docs/adr/0035).
+    api_database_url: str | None = None
     #: The server listens on loopback unless told otherwise.
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -115,14 +169,104 @@ class Settings(BaseSettings):
     kafka_password: SecretStr | None = None
     #: Certificates of the authorities that the brokers' are checked with; the system's without it.
     kafka_cafile: Path | None = None
+    #: Whose tokens are believed beside our own: a JSON list (docs/identity.md).
+    identity_providers: Annotated[Providers, NoDecode] = ()
+    #: Whether accounts of our own, with a password, are offered.
+    identity_local: bool = True
+    #: Whether anybody may register one. Without it, open with the embedded server and closed with a
+    #: database of one's own.
+    identity_registration: Literal["open", "closed"] | None = None
+    #: Where the pages `/verify` and `/reset` are that mails lead to; without it mails hold a bare
+    #: code.
+    identity_frontend: Address | None = None
+    #: How mail is sent: smtps://user:password@host:465, smtp://... with STARTTLS, or ``console``,
+    #: which shows it to whoever runs the server. Without it, ``console`` with the embedded server,
+    #: else there is none.
+    mail: SecretStr | None = None
+    mail_from: Annotated[str, Field(pattern=r"^[^\r\n]{3,254}$")] = "chainlytics@localhost"
+    #: Certificates of the authorities that the mail server's is checked with; the system's without
+    #: it.
+    mail_cafile: Path | None = None
+    #: Networks (CIDR, with commas or spaces between them) that webhooks may go to though they are
+    #: not public; there plain http and any port are allowed too. None by default.
+    webhook_private_addresses: str = ""
+    #: Tasks (long work) that a worker does at the same time.
+    tasks_at_once: Annotated[int, Field(ge=1, le=64)] = 1
+    #: Bytes of one file that is uploaded to be imported.
+    upload_bytes: Annotated[int, Field(ge=1_000, le=256 << 20)] = 32 << 20
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    #: Where traces are sent: an OpenTelemetry collector's OTLP address over HTTP, as
+    #: http://host:4318. Without it requests are not followed.
+    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")] | None = None
+    #: Sent along with traces: name=value, with commas between.
+    otlp_headers: Annotated[SecretStr, AfterValidator(_are_headers)] = SecretStr("")
+    otlp_service: Annotated[str, Field(min_length=1, max_length=100)] = "chainlytics"
+    #: The share of requests that is followed, from 0 to 1; the same in all processes.
+    otlp_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    #: Where unexpected errors are reported: a DSN of Sentry, or of what speaks as it does.
+    sentry_dsn: Annotated[SecretStr, AfterValidator(_is_a_dsn)] | None = None
+    #: Which deployment this is, in traces and reported errors.
+    environment: Annotated[str, Field(min_length=1, max_length=64)] = "production"
     pool_size: Annotated[int, Field(ge=1, le=500)] = 10
+    #: Requests a second that one identity may send to one process, and how many at once; 0 a
+    #: second: no limit.
+    rate_identity: Annotated[float, Field(ge=0, le=1e6)] = LIMITS.identity.per_second
+    rate_identity_burst: Annotated[int, Field(ge=1, le=10_000_000)] = LIMITS.identity.burst
+    #: The same for whoever shows no good credentials, by client address.
+    rate_address: Annotated[float, Field(ge=0, le=1e6)] = LIMITS.address.per_second
+    rate_address_burst: Annotated[int, Field(ge=1, le=10_000_000)] = LIMITS.address.burst
+    #: Refused credentials, by client address.
+    rate_failures: Annotated[float, Field(ge=0, le=1e6)] = LIMITS.failures.per_second
+    rate_failures_burst: Annotated[int, Field(ge=1, le=10_000_000)] = LIMITS.failures.burst
+    #: Requests that one process answers at the same time; 0: no limit.
+    concurrent_requests: Annotated[int, Field(ge=0, le=1_000_000)] = LIMITS.concurrent
+    #: How many of them one identity may have, or one address of whoever shows no good credentials;
+    #: 0: a tenth, but 32 where that is less, and never more than half.
+    concurrent_requests_per_caller: Annotated[int, Field(ge=0, le=1_000_000)] = LIMITS.per_caller
+    #: Seconds that a request's body may take to arrive; 0: no limit.
+    body_timeout_s: Annotated[float, Field(ge=0, le=3600)] = LIMITS.body_timeout_s
+    #: Seconds that one query may keep the database; 0: no limit.
+    query_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 20
+    #: Sites whose pages may ask the API, with commas between them: https://app.example.org; ``*``:
+    #: every one. None without it.
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_parted)] = ()
+    #: Proxies before the API, as networks (10.0.0.0/8) with commas between them: they are believed
+    #: when they say in X-Forwarded-For who asks.
+    trusted_proxies: Annotated[
+        tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_parted)
+    ] = ()
+    #: Live streams and WebSockets of one process at once; how many of them all of one organisation
+    #: may have, and how many one user (in all its organisations) or service.
+    live_connections: Annotated[int, Field(ge=0, le=100_000)] = 500
+    live_connections_per_organisation: Annotated[int, Field(ge=1, le=100_000)] = 100
+    live_connections_per_identity: Annotated[int, Field(ge=1, le=100_000)] = 20
+    #: Seconds that a client may take for one message of a live stream before it is cut off.
+    live_slow_s: Annotated[float, Field(ge=0.1, le=3600)] = 30
+    #: Seconds of silence on a live stream after which its position is told.
+    live_heartbeat_s: Annotated[float, Field(ge=0.1, le=3600)] = 15
+    #: Seconds between two looks whether a live stream's token still allows it.
+    live_recheck_s: Annotated[float, Field(ge=0.1, le=3600)] = 5
 
     @field_validator("witnesses")
     @classmethod
     def _are_witnesses(cls, addresses: str) -> str:
         witnesses_of(addresses)
         return addresses
+
+    @model_validator(mode="after")
+    def _identity_is_whole(self) -> Self:
+        self.mail_adapter()
+        if self.identity_registration == "open" and self.mail is None and self.database_url:
+            raise ValueError(
+                "registration that is open needs a way to send mail: set CHAINLYTICS_MAIL"
+            )
+        return self
+
+    @field_validator("webhook_private_addresses")
+    @classmethod
+    def _are_networks(cls, words: str) -> str:
+        networks(words)
+        return words
 
     @field_validator("kafka_bootstrap_servers")
     @classmethod
@@ -144,6 +288,18 @@ class Settings(BaseSettings):
             raise ValueError("SASL needs CHAINLYTICS_KAFKA_USERNAME and CHAINLYTICS_KAFKA_PASSWORD")
         return self
 
+    def limits(self) -> Limits:
+        """How much the API lets people ask."""
+        return Limits(
+            identity=Rate(self.rate_identity, self.rate_identity_burst),
+            address=Rate(self.rate_address, self.rate_address_burst),
+            failures=Rate(self.rate_failures, self.rate_failures_burst),
+            concurrent=self.concurrent_requests,
+            per_caller=self.concurrent_requests_per_caller,
+            proxies=self.trusted_proxies,
+            body_timeout_s=self.body_timeout_s,
+        )
+
     def cluster(self) -> Cluster | None:
         """The Kafka cluster of the settings; None: they name none."""
         if self.kafka_bootstrap_servers is None:
@@ -158,6 +314,31 @@ class Settings(BaseSettings):
                 "sasl_plain_password": self.kafka_password.get_secret_value(),
             }
         return Cluster(_brokers(self.kafka_bootstrap_servers), self.kafka_prefix, security)
+
+    @property
+    def registration(self) -> bool:
+        """Whether anybody may register an account of our own."""
+        if self.identity_registration is None:
+            return self.database_url is None
+        return self.identity_registration == "open"
+
+    def mail_adapter(self) -> Mail | None:
+        """How mail is sent; None: there is no way.
+
+        Raises:
+            ValueError: the address names none, or there are no certificates in the file.
+        """
+        address = self.mail.get_secret_value() if self.mail is not None else None
+        if address is None and self.database_url is None:
+            address = CONSOLE
+        if address is None:
+            return None
+        try:
+            return mail_of(address, self.mail_from, self.mail_cafile)
+        except ValueError as error:
+            raise ValueError(f"CHAINLYTICS_MAIL {error}") from None
+        except OSError as error:
+            raise ValueError(f"CHAINLYTICS_MAIL_CAFILE {self.mail_cafile}: {error}") from None
 
     @property
     def archive_location(self) -> str | None:

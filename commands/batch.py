@@ -136,6 +136,8 @@ def decide(
         own = places[0]
         before = states[own]
         try:
+            if context.expected is not None:
+                context.expected.check(planned.streams[own], before.version)
             if len(places) == 1:
                 events = handler.decide(command, context.actor, before.state)
             else:

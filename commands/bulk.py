@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from uuid import UUID
 
 from commands.batch import Batch, Line
 from commands.bus import Bus
-from commands.context import Context, Forbidden, Result, Sent, command_id, digest_of
+from commands.context import Context, Forbidden, Result, Rights, Sent, command_id, digest_of
 from domain.access import Role
 from domain.errors import Refused
 from domain.values import Command
@@ -40,12 +40,14 @@ class Keyed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """On whose behalf commands are sent, and the name that their keys belong to."""
+    """On whose behalf commands are sent, and the name that their keys belong to. ``scopes``: as in
+    a context."""
 
     name: str
     organisation_id: UUID
     actor: str
     roles: frozenset[Role] = frozenset({Role.SERVICE})
+    scopes: frozenset[str] | None = None
 
     def context(self, keyed: Keyed) -> Context:
         """The context of one command: the same one whenever it is sent."""
@@ -59,6 +61,8 @@ class Sender:
             named_id(self.organisation_id, f"{self.name}:{case}") if case else id_,
             None,
             digest_of(keyed.command),
+            None,
+            self.scopes,
         )
 
 
@@ -80,6 +84,8 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 #: Told of each command that the bus did not take: what, its rule's code, and why in words.
 OnRefusal = Callable[[Keyed, str, str], None]
+#: Asked before each chunk what its sender may do by now; what it raises ends the sending.
+AskRights = Callable[[], Awaitable[Rights]]
 
 
 async def send_all(
@@ -90,13 +96,15 @@ async def send_all(
     total: int,
     on_refusal: OnRefusal,
     on_progress: OnProgress = lambda _: None,
+    ask_rights: AskRights | None = None,
     chunk: int = CHUNK,
 ) -> Progress:
     """Run commands in their order; a refused one does not hold up the rest.
 
     While one chunk commits the next one is made and decided. None in ``commands`` stands for a
     command that could not be made; it counts as rejected. A chunk is stored whole or not at all;
-    whoever was stopped sends all again, and what is stored stays as it is.
+    whoever was stopped sends all again, and what is stored stays as it is. With ``ask_rights`` each
+    chunk is sent with what the sender may do then.
 
     Raises:
         LogUnavailable, TooMuchContention: of each chunk under way nothing was stored, or all.
@@ -107,6 +115,9 @@ async def send_all(
     running: deque[tuple[_Chunk, asyncio.Task[list[Result]]]] = deque()
     try:
         while True:
+            if ask_rights is not None:
+                rights = await ask_rights()
+                sender = replace(sender, roles=rights.roles, scopes=rights.scopes)
             ready = await _take(bus, source, sender, chunk)
             if ready:
                 running.append((ready, asyncio.create_task(bus.run(ready.batch, line))))

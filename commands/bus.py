@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from time import time_ns
 from types import MappingProxyType
 from typing import NamedTuple
 from uuid import uuid4
@@ -20,6 +21,7 @@ from commands.context import (
     entry_of,
 )
 from commands.handler import Handler, Stream, stream_id
+from commands.outcomes import Outcomes, outcome_of
 from commands.personal import Protector, names_persons
 from commands.states import Known, States
 from commands.turns import Turns
@@ -42,6 +44,7 @@ from eventstore.attempts import Attempts
 from eventstore.group import Answer
 from eventstore.persons.claims import Claim
 from eventstore.persons.keys import PersonKeys
+from eventstore.spans import Commanded, Spans
 from eventstore.streams import Streams
 
 MAX_ATTEMPTS = 8
@@ -80,6 +83,7 @@ class Bus:
         attempts: is told of every command that is not taken, and by which rule.
         keyring: encrypts personal data before rules see it; without it commands that hold such are
             refused.
+        spans: is told of every command; None: nobody follows.
     """
 
     def __init__(
@@ -95,7 +99,11 @@ class Bus:
         patience_s: float = 15.0,
         attempts: Attempts | None = None,
         keyring: PersonKeys | None = None,
+        spans: Spans | None = None,
     ) -> None:
+        #: What became of commands, counted.
+        self.outcomes = Outcomes()
+        self._spans = spans
         self._log = log
         self._attempts = attempts
         self._writer = writer
@@ -106,25 +114,59 @@ class Bus:
         self._protector = Protector(keyring)
         self._repeats = False  # whether the last batch held commands that the log knew
 
+    @property
+    def pending(self) -> int:
+        """Events that wait for the database now."""
+        return self._writer.pending
+
     async def execute(self, command: Command, context: Context) -> Receipt:
         """Run one command.
 
         Raises:
             Forbidden: the roles do not allow it.
-            Refused: a business rule said no.
+            Refused: a business rule said no; VersionMismatch: the stream was at another version.
             CommandReused: its id was used before with another payload.
             TooMuchContention: conflicts did not end.
             LogUnavailable: the database did not answer; retry with the same command id.
             WrongMasterKey: personal data cannot be encrypted; nothing was written.
         """
+        began = 0 if self._spans is None else time_ns()
         try:
-            return await self._execute(command, context)
+            receipt = await self._execute(command, context)
         except (Forbidden, Refused, CommandReused, TooMuchContention) as error:
             self.not_taken(command, context, error)
+            self._told([(command, context)], [error], began)
             raise
+        except Exception as error:
+            self.outcomes.count(type(command).__name__, outcome_of(error))
+            self._told([(command, context)], [error], began)
+            raise
+        self.outcomes.count(type(command).__name__, outcome_of(receipt))
+        self._told([(command, context)], [receipt], began)
+        return receipt
+
+    def _told(
+        self, sent: Sequence[Sent], results: Sequence[Receipt | Exception], began: int
+    ) -> None:
+        """Tell who follows what became of commands."""
+        if self._spans is None:
+            return
+        commanded = [
+            Commanded(
+                type(command).__name__,
+                context.command_id,
+                context.correlation_id,
+                context.causation_id,
+                context.actor,
+                outcome_of(result),
+            )
+            for (command, context), result in zip(sent, results, strict=True)
+        ]
+        self._spans.commands(commanded, began)
 
     def not_taken(self, command: Command, context: Context, error: NotTaken) -> None:
         """Note that a command was not taken; for those who refuse it before it is sent."""
+        self.outcomes.count(type(command).__name__, outcome_of(error))
         if self._attempts is not None:
             handler = self._handlers.get(type(command))
             self._attempts.note(attempt_of(command, context, error, handler))
@@ -159,6 +201,9 @@ class Bus:
                 known = await self._known(streams, fresh, (0,) if optimistic else ())
                 states = [one.state for one in known]
                 try:
+                    # The append holds the stream at the version that is looked at here.
+                    if context.expected is not None:
+                        context.expected.check(own, known[0].version)
                     events = handler.decide(command, context.actor, *states)
                 except Refused:
                     first = await self._first_answer(command, context)
@@ -240,6 +285,7 @@ class Bus:
     async def run(self, batch: Batch, line: Line | None = None) -> list[Result]:
         """As ``execute_many``, of commands that were made ready before. Batches of one ``line`` may
         run at once: they are decided and stored in the order in which they were started."""
+        began = 0 if self._spans is None else time_ns()
         line = line or Line()
         before, mine = line.last, asyncio.get_running_loop().create_future()
         line.last = mine
@@ -249,6 +295,7 @@ class Bus:
             await self._protector.release(batch.personal.values())
             for command, context in batch.sent:
                 self.not_taken(command, context, error)
+            self._told(batch.sent, [error] * len(batch.sent), began)
             raise
         finally:
             line.troubled.discard(mine)
@@ -262,8 +309,11 @@ class Bus:
             )
         told = [results[number] for number in range(len(batch.sent))]
         for (command, context), result in zip(batch.sent, told, strict=True):
-            if not isinstance(result, Receipt):
+            if isinstance(result, Receipt):
+                self.outcomes.count(type(command).__name__, outcome_of(result))
+            else:
                 self.not_taken(command, context, result)
+        self._told(batch.sent, told, began)
         return told
 
     async def _run(
@@ -375,12 +425,15 @@ class Bus:
         """The handler of a command that the sender may send.
 
         Raises:
-            Forbidden: the roles do not allow it.
+            Forbidden: the roles, or the scopes of the sender's key, do not allow it.
         """
         handler = self._handlers.get(type(command))
         needed = handler.roles if handler is not None else frozenset[Role]()
+        name = type(command).__name__
         if handler is None or needed.isdisjoint(context.roles):
-            raise Forbidden(type(command).__name__, context.roles, needed)
+            raise Forbidden(name, context.roles, needed)
+        if context.scopes is not None and name not in context.scopes:
+            raise Forbidden(name, context.roles, needed, context.scopes)
         return handler
 
     async def _known(

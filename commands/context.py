@@ -16,12 +16,21 @@ from eventstore.ids import named_id
 
 
 class Forbidden(Exception):
-    """The sender's roles do not allow the command."""
+    """The sender's roles, or the scopes of its key, do not allow the command."""
 
-    def __init__(self, command: str, roles: Collection[Role], needed: Collection[Role]) -> None:
+    def __init__(
+        self,
+        command: str,
+        roles: Collection[Role],
+        needed: Collection[Role],
+        scopes: Collection[str] | None = None,
+    ) -> None:
         self.command, self.roles, self.needed = command, roles, needed
         have = ", ".join(sorted(roles)) or "no role"
-        super().__init__(f"{command} needs one of {', '.join(sorted(needed))}; you have {have}")
+        told = f"{command} needs one of {', '.join(sorted(needed))}; you have {have}"
+        if scopes is not None and not frozenset(needed).isdisjoint(roles):
+            told = f"{command} is not among the scopes of this key: {', '.join(sorted(scopes))}"
+        super().__init__(told)
 
 
 class TooMuchContention(Exception):
@@ -61,8 +70,59 @@ class Context:
     correlation_id: UUID = field(default_factory=uuid4)
     causation_id: UUID | None = None
     digest: bytes | None = None
+    #: Refuse the command if its own stream is at another version when it is stored.
+    expected: Expected | None = None
+    #: The commands that a key is good for; None: all that the roles allow.
+    scopes: frozenset[str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What somebody may do: by which roles and, for a key, of that only which scopes."""
+
+    roles: frozenset[Role] = frozenset()
+    scopes: frozenset[str] | None = None
+
+    def allow(self, command: str, roles: Collection[Role]) -> bool:
+        """Whether they allow a command that is for these roles."""
+        return not self.roles.isdisjoint(roles) and (self.scopes is None or command in self.scopes)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """At which version the sender has seen the stream that its command is about.
+
+    Args:
+        versions: any of these will do.
+        any_version: the stream has only to exist.
+    """
+
+    versions: frozenset[int] = frozenset()
+    any_version: bool = False
+
+    def check(self, stream: Stream, version: int) -> None:
+        """Raises VersionMismatch where the stream is at another version."""
+        if version not in self.versions and not (self.any_version and version > 0):
+            raise VersionMismatch(stream.name, self, version)
+
+
+class VersionMismatch(Refused):
+    """The command's stream is not at a version that its sender has seen."""
+
+    def __init__(self, stream: str, expected: Expected, actual: int) -> None:
+        told = "*" if expected.any_version else ", ".join(map(str, sorted(expected.versions)))
+        super().__init__(PRECONDITION_FAILED, stream=stream, expected=told, actual=actual)
+
+    @property
+    def detail(self) -> str:
+        """Which stream, and both versions."""
+        expected, actual = self.context["expected"] or "none", self.context["actual"]
+        wanted = "that it exists" if expected == "*" else f"version {expected}"
+        return f"{self.context['stream']} is at version {actual}; If-Match asked for {wanted}"
+
+
+#: The code of a command whose stream was at another version than its sender has seen.
+PRECONDITION_FAILED = "precondition-failed"
 #: A command and what surrounds it.
 Sent = tuple[Command, Context]
 #: Topic and stored bytes of an event.

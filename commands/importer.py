@@ -22,7 +22,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from commands.bulk import CHUNK, Keyed, OnProgress, Progress, Sender, send_all
+from commands.bulk import CHUNK, AskRights, Keyed, OnProgress, Progress, Sender, send_all
 from commands.bus import Bus
 from commands.catalogue import COMMANDS
 from commands.mapping import Mapping
@@ -32,7 +32,7 @@ from commands.sources import OnReject, Reject, SourceError, Table, read_table
 from domain.access import Role
 from domain.people import is_about_person, personal_parts
 
-__all__ = ["ImportReport", "SourcesUnusable", "import_directory"]
+__all__ = ["ImportReport", "RejectsFile", "SourcesUnusable", "import_directory"]
 
 
 class SourcesUnusable(Exception):
@@ -78,6 +78,7 @@ async def import_directory(
     rejects: Path,
     roles: frozenset[Role] = frozenset({Role.SERVICE}),
     on_progress: OnProgress = lambda _: None,
+    ask_rights: AskRights | None = None,
     chunk: int = CHUNK,
 ) -> ImportReport:
     """Import the files of ``directory`` as ``mapping`` says. Stopped at any moment, run it again.
@@ -85,6 +86,7 @@ async def import_directory(
     Args:
         organisation_id: whose orders they are.
         actor: on whose behalf, with which ``roles``.
+        ask_rights: asked before each chunk what the actor may do by then, in place of ``roles``.
         rejects: the rejects file to write (an older one is replaced).
         on_progress: told after each chunk.
 
@@ -94,7 +96,7 @@ async def import_directory(
         LogUnavailable, TooMuchContention: import again to continue.
     """
     started = time.perf_counter()
-    with _RejectsFile(rejects) as rejected:
+    with RejectsFile(rejects) as rejected:
         tables = await asyncio.to_thread(_read, mapping, directory, rejected.add)
         plan = await asyncio.to_thread(plan_of, mapping, tables, rejected.add)
         progress = await send_all(
@@ -104,6 +106,7 @@ async def import_directory(
             total=len(plan),
             on_refusal=lambda keyed, code, detail: rejected.add(_refused(keyed, code, detail)),
             on_progress=on_progress,
+            ask_rights=ask_rights,
             chunk=chunk,
         )
     return ImportReport(
@@ -207,7 +210,7 @@ def _private(path: str, flags: int) -> int:
     return file
 
 
-class _RejectsFile:
+class RejectsFile:
     """Writes rejects as they come, so that a stopped import has told what it knew."""
 
     def __init__(self, path: Path) -> None:

@@ -12,7 +12,19 @@ from collections.abc import Callable, Mapping
 from string import Formatter
 from typing import Any
 
-from domain import decisions, inventory, models, orders, people, policies, transport
+from domain import (
+    api_keys,
+    decisions,
+    inventory,
+    models,
+    orders,
+    organisations,
+    people,
+    policies,
+    tasks,
+    transport,
+    webhooks,
+)
 from domain.values import Event
 
 #: A pure function from the JSON object of one topic to that of the next.
@@ -138,7 +150,11 @@ AREAS: Mapping[str, tuple[type[Event], ...]] = {
     "models": models.EVENTS,
     "transport": transport.EVENTS,
     "policies": policies.EVENTS,
+    "tasks": tasks.EVENTS,
     "people": people.EVENTS,
+    "webhooks": webhooks.EVENTS,
+    "organisations": organisations.EVENTS,
+    "api_keys": api_keys.EVENTS,
 }
 
 SENTENCES: Mapping[type[Event], str] = (
@@ -146,9 +162,13 @@ SENTENCES: Mapping[type[Event], str] = (
     | inventory.SENTENCES
     | decisions.SENTENCES
     | models.SENTENCES
+    | organisations.SENTENCES
+    | api_keys.SENTENCES
     | people.SENTENCES
     | policies.SENTENCES
+    | tasks.SENTENCES
     | transport.SENTENCES
+    | webhooks.SENTENCES
 )
 
 #: The stream of each event: a template over its fields.
@@ -157,9 +177,13 @@ STREAMS: Mapping[type[Event], str] = (
     | inventory.STREAMS
     | decisions.STREAMS
     | models.STREAMS
+    | organisations.STREAMS
+    | api_keys.STREAMS
     | people.STREAMS
     | policies.STREAMS
+    | tasks.STREAMS
     | transport.STREAMS
+    | webhooks.STREAMS
 )
 
 #: Schema version by event class; 1 where it is not named.

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from domain.access import KEY_ACTOR
 from domain.decider import Decider
 from domain.errors import Refused
 from domain.values import Command, Event, Id, Text, UtcTime, Value, Words
@@ -462,8 +463,11 @@ def register(model: Model, command: RegisterModel, actor: str) -> Sequence[Event
 
 
 def approve(model: Model, command: ApproveModel, actor: str) -> Sequence[Event]:
-    """Approve what somebody else registered."""
+    """Approve what somebody else registered. A key is nobody's second pair of eyes: whoever
+    registered a model may have issued it."""
     _must_be_known(model, command.model_hash)
+    if actor.startswith(KEY_ACTOR):
+        raise Refused("model.needs_a_person", model_hash=model.model_hash, actor=actor)
     if model.stage is not Stage.REGISTERED:
         raise Refused("model.already_approved", model_hash=model.model_hash)
     if actor == model.registered_by:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from domain.access import KEY_ACTOR
 from domain.decisions import (
     ANSWERED,
     Decision,
@@ -54,6 +55,7 @@ def confirm(decision: Decision, command: ConfirmDecision, actor: str) -> Sequenc
     must_be(decision, command.decision_id, Stage.REFERRED)
     if not decision.option:
         raise Refused("decision.nothing_to_confirm", decision_id=decision.decision_id)
+    _must_be_person(decision, actor)
     if actor in decision.approved_by:
         raise Refused(
             "decision.needs_another_person", decision_id=decision.decision_id, actor=actor
@@ -76,6 +78,7 @@ def override(decision: Decision, command: OverrideDecision, actor: str) -> Seque
     """Choose another candidate, if it keeps the hard constraints. Where several people have to
     agree, the others confirm it."""
     must_be(decision, command.decision_id, *(ANSWERED - {Stage.CONTESTED}))
+    _must_be_person(decision, actor)
     options = json.loads(decision.options)
     broken = next((codes for option, codes in options if option == command.option), None)
     asked = " ".join(f"{name}={value}" for name, value in command.option.items())
@@ -126,3 +129,9 @@ def contest(decision: Decision, command: ContestDecision, actor: str) -> Sequenc
             contested_at=command.contested_at,
         )
     ]
+
+
+def _must_be_person(decision: Decision, actor: str) -> None:
+    """Where several people have to agree, a key is none of them: one of them may have issued it."""
+    if decision.approvals > 1 and actor.startswith(KEY_ACTOR):
+        raise Refused("decision.needs_a_person", decision_id=decision.decision_id, actor=actor)

@@ -30,9 +30,12 @@ __all__ = ["Backup", "BackupError", "Restored", "backup", "head_of", "restore"]
 #: Every table that the schema makes: one that is added to it is in the backup from then on.
 LOG_TABLES = TABLES
 #: Tables that a backup has the definition of only, so that a restore empties them: states made from
-#: the log, the mark by which ``prepare_database`` would believe its work to be done, and how far
-#: the relay is, whose topics hold what another log had.
-WITHOUT_ROWS = frozenset({"snapshots", "schema_applied", "relay", "relay_lanes", "kafka_offsets"})
+#: the log, the mark by which ``prepare_database`` would believe its work to be done, how far the
+#: relay is, whose topics hold what another log had, and files that wait to be imported.
+WITHOUT_ROWS = frozenset(
+    {"snapshots", "schema_applied", "relay", "relay_lanes", "kafka_offsets"}
+    | {"uploads", "upload_parts"}
+)
 _CHUNK = 1 << 20
 _PSQL = ("--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=verbose")
 

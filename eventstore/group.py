@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha1
@@ -13,6 +13,7 @@ from uuid import UUID
 from psycopg.pq.abc import PGresult
 
 from eventstore.log import CommandReused, Receipt, RepeatedCommands, Unit, VersionConflict
+from eventstore.spans import Stored
 from eventstore.wire import BIGINTS, BYTES, TEXTS, UUIDS, Statement
 
 APPEND = Statement(
@@ -117,6 +118,24 @@ def answer(group: Sequence[Waiting], result: PGresult) -> None:
             receipts.append(Receipt(entry.stream, entry.version, at))
         if not told.done():  # otherwise its caller was cancelled
             told.set_result(receipts)
+
+
+def stored(group: Sequence[Waiting], now: float, now_ns: int) -> Iterator[Stored]:
+    """The entries that an answered group has put on the log. ``now``: the loop's time, and the same
+    moment in nanoseconds since 1970."""
+    for waiting in group:
+        told = waiting.answer
+        if told.cancelled() or told.exception() is not None:
+            continue
+        since = now_ns - int((now - waiting.since) * 1e9)
+        for entry, receipt in zip(waiting.unit.entries, told.result(), strict=True):
+            if not receipt.repeated:
+                yield Stored(entry, receipt.position, since)
+
+
+def event_id_of(command_id: UUID, index: int) -> UUID:
+    """The id of a command's event, by its number among them."""
+    return UUID(bytes=_event_id(command_id.bytes, index))
 
 
 def _errors(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from types import MappingProxyType
 from typing import NamedTuple
@@ -12,10 +12,11 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow, class_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
 from eventstore.archive.cold import ATTEMPTS, Cold, gapless, on, present
-from eventstore.stored import COLUMNS
+from eventstore.organisation_log import OrganisationLog, pooled
+from eventstore.stored import AT, COLUMNS, STREAMS
 from eventstore.stored import LogUnavailable as LogUnavailable
 from eventstore.stored import StoredEvent as StoredEvent
 
@@ -103,9 +104,6 @@ _HEAD = "SELECT position FROM log_head"
 _AFTER = (
     f"SELECT {COLUMNS} FROM events WHERE notification_id > %s ORDER BY notification_id LIMIT %s"
 )
-_AT = f"SELECT {COLUMNS} FROM events WHERE notification_id = ANY(%s)"
-_STREAMS = f"""SELECT {COLUMNS} FROM unnest(%s::uuid[]) AS wanted (id)
-    JOIN events ON originator_id = wanted.id ORDER BY originator_id, originator_version"""
 # And the next one that Postgres holds: between the two everything is dropped.
 _POSITION_AT = """SELECT found.position, coalesce((SELECT min(e.notification_id) FROM events e
     WHERE e.notification_id > found.position), found.position + 1)
@@ -115,24 +113,35 @@ _COMMANDS = """SELECT command_id, digest, stream, version, position
 
 
 class Log:
-    """Reads the log through a pool of connections."""
+    """Reads the log through a pool of connections.
 
-    def __init__(self, pool: AsyncConnectionPool[Connection]) -> None:
+    Args:
+        pool: connections of the log's owner.
+        queries: connections of the role that queries run as (docs/adr/0035).
+    """
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[Connection],
+        queries: AsyncConnectionPool[Connection] | None = None,
+    ) -> None:
         self._pool = pool
+        self._queries = queries
         self._cold = Cold()
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A pooled connection.
+    def of(self, organisation_id: UUID) -> OrganisationLog:
+        """The log as one organisation may see it.
 
         Raises:
-            LogUnavailable: none came free in time.
+            ValueError: it was opened without connections for queries.
         """
-        try:
-            async with self._pool.connection() as connection:
-                yield connection
-        except PoolTimeout as error:
-            raise LogUnavailable("the database gave no connection in time") from error
+        if self._queries is None:
+            raise ValueError("the log was opened without connections for queries")
+        return OrganisationLog(self._queries, self._cold, organisation_id)
+
+    def connection(self) -> AbstractAsyncContextManager[Connection]:
+        """A pooled connection; LogUnavailable if none comes free in time."""
+        return pooled(self._pool)
 
     async def head(self) -> int:
         """The last position given; 0 for an empty log."""
@@ -171,7 +180,7 @@ class Log:
                 self.connection() as connection,
                 connection.cursor(row_factory=class_row(StoredEvent), binary=True) as cursor,
             ):
-                await cursor.execute(_AT, (missing,))
+                await cursor.execute(AT, (missing,))
                 found |= {event.position: event for event in await cursor.fetchall()}
             if missing := [position for position in missing if position not in found]:
                 found |= await self._cold.at(self.connection, missing)
@@ -204,7 +213,7 @@ class Log:
             self.connection() as connection,
             connection.cursor(row_factory=class_row(StoredEvent), binary=True) as cursor,
         ):
-            await cursor.execute(_STREAMS, (list(found),))
+            await cursor.execute(STREAMS, (list(found),))
             for event in await cursor.fetchall():
                 found[event.stream_id].append(event)
         lacking = {one: -1 for one, events in found.items() if not gapless(events, -1)}

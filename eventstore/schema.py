@@ -9,8 +9,16 @@ from typing import Any
 
 import psycopg
 
+from eventstore.roles import NO_ROLE, RoleUnusable
+
 #: In this order: a later file may speak of tables of an earlier one.
-_FILES = ("schema.sql", "seals.sql", "archive.sql", "people.sql", "trail.sql", "kafka.sql")
+_FILES = (
+    "roles.sql",
+    *("schema.sql", "seals.sql", "archive.sql", "people.sql", "trail.sql", "kafka.sql"),
+    "webhooks.sql",
+    "uploads.sql",
+    "roles.sql",
+)
 _SCHEMA = b"\n".join(Path(__file__).with_name(name).read_bytes() for name in _FILES)
 #: Every table that the schema makes.
 TABLES: tuple[str, ...] = tuple(
@@ -41,13 +49,25 @@ def create_tables(cursor: psycopg.Cursor[Any]) -> None:
     cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
     if _applied(cursor) == digest:
         return
-    cursor.execute(_SCHEMA, prepare=False)
+    try:
+        cursor.execute(_SCHEMA, prepare=False)
+    except psycopg.Error as error:
+        if error.sqlstate != NO_ROLE:
+            raise
+        raise RoleUnusable(
+            f"{error.diag.message_primary}: have an administrator of the database server make it "
+            "and a login that is a member of it, and name that in CHAINLYTICS_API_DATABASE_URL"
+        ) from error
     cursor.execute("UPDATE schema_applied SET digest = %s", (digest,))
 
 
 def _applied(cursor: psycopg.Cursor[Any]) -> str | None:
-    """The digest of the schema that the database has; None where there is no log yet."""
-    cursor.execute("SELECT to_regclass('schema_applied') IS NOT NULL AS there")
+    """The digest of the schema that the database has; None where there is no log yet, or where the
+    role that queries run as is missing: a copy of the database on another server has none."""
+    cursor.execute(
+        """SELECT to_regclass('schema_applied') IS NOT NULL
+            AND to_regrole(quote_ident(current_user || '_api')) IS NOT NULL AS there"""
+    )
     row = cursor.fetchone()
     if not _only(row):
         return None

@@ -10,6 +10,10 @@ from uuid import UUID
 COLUMNS = """notification_id AS position, originator_id AS stream_id,
     originator_version AS version, topic, state, event_id, organisation_id, recorded_at,
     correlation_id, causation_id, actor"""
+#: The events at some positions, and those of some streams.
+AT = f"SELECT {COLUMNS} FROM events WHERE notification_id = ANY(%s)"
+STREAMS = f"""SELECT {COLUMNS} FROM unnest(%s::uuid[]) AS wanted (id)
+    JOIN events ON originator_id = wanted.id ORDER BY originator_id, originator_version"""
 
 
 @dataclass(frozen=True, slots=True)

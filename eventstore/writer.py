@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from time import time_ns
 from typing import Self
 
 import psycopg
 import structlog
 
-from eventstore.group import APPEND, Answer, Waiting, answer, columns
+from eventstore.group import APPEND, Answer, Waiting, answer, columns, stored
 from eventstore.log import LogUnavailable, PredecessorFailed, Receipt, Unit
+from eventstore.spans import Spans
 from eventstore.wire import Wire
 
 
@@ -35,6 +37,7 @@ class Writer:
         max_group: events in one group.
         patience_s: how long a caller waits for room, and how long a broken connection is mended,
             before ``LogUnavailable``.
+        spans: is told of every group that is committed; None: nobody follows.
     """
 
     def __init__(
@@ -44,7 +47,9 @@ class Writer:
         max_pending: int = 20_000,
         max_group: int = 4_000,
         patience_s: float = 15.0,
+        spans: Spans | None = None,
     ) -> None:
+        self._spans = spans
         self._max_pending = max_pending
         self._max_group = max_group
         self._patience_s = patience_s
@@ -162,7 +167,13 @@ class Writer:
 
     async def _commit(self, group: Sequence[Waiting]) -> None:
         try:
-            answer(group, await self._wire.run(APPEND, columns(group)))
+            if self._spans is None:
+                answer(group, await self._wire.run(APPEND, columns(group)))
+            else:
+                began = time_ns()
+                answer(group, await self._wire.run(APPEND, columns(group)))
+                now = asyncio.get_running_loop().time()
+                self._spans.appended(stored(group, now, time_ns()), began)
         except LogUnavailable as error:
             _log.error("append failed", error=str(error), units=len(group))
             _fail(group, error)

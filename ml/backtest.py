@@ -65,13 +65,16 @@ async def backtest(
     scorers = Scorers(artifacts)
     learned_to = None
     if instead.model_hash is not None:
+        # Models are stored by their content, whoever they belong to.
+        learned_to = await _learned_to(log, organisation_id, instead.model_hash)
+        if learned_to is None:
+            raise NothingToCompare(f"there is no model {instead.model_hash}")
         try:
             await scorers.load(kind, instead.model_hash)
         except KeyError as error:
             raise NothingToCompare(f"there is no model {instead.model_hash}") from error
         except (ModelUnfit, ArtifactCorrupt) as error:
             raise NothingToCompare(f"model {instead.model_hash[:12]}: {error}") from error
-        learned_to = await _learned_to(log, organisation_id, instead.model_hash)
     to = min(to_position, await log.head())
     tables = tuple(dict.fromkeys((*kind.tables, *GOVERNANCE)))
     fields: Mapping[type[Event], set[str]] = {DecisionRequested: {"state"}}
@@ -95,7 +98,8 @@ async def backtest(
 
 
 async def _learned_to(log: Log, organisation_id: UUID, model_hash: str) -> int | None:
-    """The log position up to which a model learned from cases, by its registration."""
+    """The log position up to which a model of the organisation learned from cases, by its
+    registration; None: it has no such model."""
     mine = stream_id(organisation_id, model_stream(model_hash))
     for one in (await log.streams([mine])).get(mine, []):
         event = catalogue.decode(one.topic, one.state)

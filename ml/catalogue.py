@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from commands import HANDLERS as COMMAND_HANDLERS
 from commands.decisions import request_handler
 from commands.handler import Handler
+from commands.lines import importable
 from commands.policies import handlers as policy_handlers
+from commands.tasks import handlers as task_handlers
 from domain.values import Command
 from ml.anomaly import ANOMALY
 from ml.fulfilment import FULFILMENT
@@ -38,6 +40,7 @@ HANDLERS: Mapping[type[Command], Handler] = {
         for handler in (
             request_handler({name: kind.subject for name, kind in KINDS.items()}),
             *policy_handlers(KINDS),
+            *task_handlers(KINDS, importable),
         )
     },
 }

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
-from time import monotonic
+from time import monotonic, time_ns
 from uuid import UUID, uuid5
 
 import polars as pl
@@ -37,6 +37,7 @@ from eventstore.artifacts import Artifacts
 from eventstore.kafka.cluster import lane_of
 from eventstore.kafka.sequence import LaneBatch
 from eventstore.log import Connection, read_after
+from eventstore.spans import Followed, Spans
 from eventstore.subscription import follow
 from ml.catalogue import FEATURE_TABLES, KINDS
 from ml.history import LiveHistory, join
@@ -72,9 +73,20 @@ class DecisionConsumer:
         bus: takes the answers.
         artifacts: where models are stored.
         batch: events in one transaction; among the requests of a batch the most urgent come first.
+        spans: is told of every event that was answered; None: nobody follows.
     """
 
-    def __init__(self, url: str, bus: Bus, artifacts: Artifacts, *, batch: int = 20_000) -> None:
+    def __init__(
+        self,
+        url: str,
+        bus: Bus,
+        artifacts: Artifacts,
+        *,
+        batch: int = 20_000,
+        spans: Spans | None = None,
+    ) -> None:
+        self._spans = spans
+        self._began = 0
         self._url = url
         self._bus = bus
         self._scorers = Scorers(artifacts)
@@ -200,6 +212,7 @@ class DecisionConsumer:
 
     async def _decide(self, connection: Connection, events: Sequence[StoredEvent]) -> None:
         """Answer what some events request and record what they say of outcomes, then fold them."""
+        self._began = 0 if self._spans is None else time_ns()
         frames = decode(events, wanted(FEATURE_TABLES))
         batch = {table: contributions(table, frames) for table in FEATURE_TABLES}
         history = LiveHistory(connection, batch)
@@ -302,6 +315,12 @@ class DecisionConsumer:
             for command, cause, step in sent
         ]
         results = await self._bus.execute_many(commands)
+        if self._spans is not None:
+            answered = [
+                Followed(one.event_id, one.correlation_id, one.position, one.topic, said.command_id)
+                for (_, one, _), (_, said) in zip(sent, commands, strict=True)
+            ]
+            self._spans.handled(ACTOR, answered, self._began)
         for (command, _), result in zip(commands, results, strict=True):
             if not isinstance(result, Receipt):
                 # Somebody else has answered (an outcome by hand, say): the log stands.

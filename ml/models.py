@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import numpy as np
@@ -152,12 +152,14 @@ async def train(
     kind: Kind,
     at: datetime,
     report: Progress | None = None,
+    fitting: Progress | None = None,
 ) -> Trained:
     """Train a model from the log and store its artifact, and beside it the rows that it learned
     from.
 
     The cases of the first three quarters of time are learned from, if their outcome was known by
-    then; the later ones judge.
+    then; the later ones judge. ``report`` is told how much of the log is read, ``fitting`` how many
+    trees are grown; what it raises ends the training.
 
     Raises:
         NotEnoughHistory: fewer than 50 rows on a side, or one outcome only.
@@ -165,7 +167,7 @@ async def train(
     log_frames = await read_log(url, log, organisation_id, kind, report)
     rows = await training_rows(kind, log_frames)
     split = _split(kind, rows)
-    booster = _fitted(kind, split)
+    booster = _fitted(kind, split, fitting)
     calibration = _calibration(kind, booster, split.calibrate)
     content = seal(booster, calibration)
     scorer = Scorer(content, kind.feature_names)
@@ -224,10 +226,16 @@ def _split(kind: Kind, rows: pl.DataFrame) -> _Split:
     return _Split(fit, calibrating, test, at)
 
 
-def _fitted(kind: Kind, split: _Split) -> xgboost.Booster:
+def _fitted(kind: Kind, split: _Split, told: Progress | None = None) -> xgboost.Booster:
     """Trees fitted to the first cases, as many as fit the next ones best. The later cases that
     judge the model have no say in this."""
     import xgboost
+
+    class Told(xgboost.callback.TrainingCallback):
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+            if told is not None:
+                told(epoch + 1, MAX_ROUNDS)
+            return False
 
     booster = xgboost.train(
         dict(parameters(kind)) | {"eval_metric": "logloss"},
@@ -235,6 +243,7 @@ def _fitted(kind: Kind, split: _Split) -> xgboost.Booster:
         num_boost_round=MAX_ROUNDS,
         evals=[(_data(kind, split.calibrate), "later")],
         early_stopping_rounds=PATIENCE_ROUNDS,
+        callbacks=[] if told is None else [Told()],
         verbose_eval=False,
     )
     return booster[: int(booster.best_iteration) + 1]

@@ -38,6 +38,7 @@ DECISION_LIST = Table(
     name="decision_list",
     key=dict.fromkeys(_ALL, ("decision_id",)),
     columns={
+        "version": last(dict.fromkeys(_ALL, "version")),
         "kind": first({DecisionRequested: "kind"}),
         "subject_id": first({DecisionRequested: "subject_id"}),
         "stage": last(
@@ -92,6 +93,7 @@ DECISION_DETAIL = Table(
     name="decision_detail",
     key=dict.fromkeys(_ALL, ("decision_id",)),
     columns={
+        "version": last(dict.fromkeys(_ALL, "version")),
         "requested_position": first({DecisionRequested: "position"}),
         "requested": first({DecisionRequested: "state"}, json=True),
         "made": last({DecisionMade: "state"}, json=True),

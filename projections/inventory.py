@@ -16,6 +16,7 @@ SITES = Table(
         "name": first({SiteOpened: "name"}),
         "region": first({SiteOpened: "region"}),
         "daily_capacity": first({SiteOpened: "daily_capacity"}),
+        "version": last({SiteOpened: "version", SiteClosed: "version"}),
         "is_open": last({SiteOpened: lit(True), SiteClosed: lit(False)}),
         "opened": first({SiteOpened: "state"}, json=True),
     },

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from time import monotonic
+from time import monotonic, time_ns
 
 import polars as pl
 import structlog
 
 from eventstore.kafka.sequence import LaneBatch, Superseded
 from eventstore.log import Connection
+from eventstore.spans import Spans
 from projections import dead_letters, lanes, store
 from projections.contributions import contributions
 from projections.engine import merge
 from projections.folding import fold_or_park, fold_part, fold_rows, is_outage
+from projections.followed import tell_events
 from projections.frames import decode, wanted
 from projections.projector import BACK_OFF_S, STOPPED_S, Failures, Projector
 from projections.reading import LogReader
@@ -39,11 +41,18 @@ class LaneProjector:
         tables: the declarations to run.
         back_off_s: how long a table is left alone after each failure in a row; behind the last one
             what cannot be folded is parked.
+        spans: is told of every batch; None: nobody follows.
     """
 
     def __init__(
-        self, url: str, tables: Sequence[Table], *, back_off_s: Sequence[float] = BACK_OFF_S
+        self,
+        url: str,
+        tables: Sequence[Table],
+        *,
+        back_off_s: Sequence[float] = BACK_OFF_S,
+        spans: Spans | None = None,
     ) -> None:
+        self._spans = spans
         self._url = url
         self._tables = list(tables)
         self._back_off_s = back_off_s
@@ -126,6 +135,7 @@ class LaneProjector:
     async def _fold(
         self, connection: Connection, tables: Sequence[Table], batch: LaneBatch
     ) -> list[Table]:
+        began = 0 if self._spans is None else time_ns()
         # Before the locks: while one lane is decoded others are written.
         frames = decode(batch.events, wanted(tables))
         parts = {table: contributions(table, frames) for table in tables}
@@ -143,6 +153,8 @@ class LaneProjector:
                 merged = merge(table, [part])
                 await fold_part(connection, self._reader, table, merged, batch.to)
             await lanes.advance(connection, ready, batch, batch.to)
+        if self._spans is not None:
+            tell_events(self._spans, ready, batch.events, began)
         have = [table for table, position in done.items() if position >= batch.to]
         return ready + have
 

@@ -33,12 +33,35 @@ MODEL_LIST = Table(
                 ModelResumed,
                 ModelRetired,
                 ModelMeasured,
+                ModelAlertRaised,
+                ModelAlertCleared,
             ),
             ("model_hash",),
         ),
         ModelRolledBack: ({"model_hash": col("model_hash")}, {"model_hash": col("to")}),
     },
     columns={
+        # A rollback stands in the stream of the model that is left, not of the one it goes back to.
+        "version": last(
+            {
+                **dict.fromkeys(
+                    (
+                        ModelRegistered,
+                        ModelApproved,
+                        ModelDeployed,
+                        ModelWithdrawn,
+                        ModelStopped,
+                        ModelResumed,
+                        ModelRetired,
+                        ModelMeasured,
+                        ModelAlertRaised,
+                        ModelAlertCleared,
+                    ),
+                    "version",
+                ),
+                ModelRolledBack: ("version", lit(None)),
+            }
+        ),
         "kind": first({ModelRegistered: "kind"}),
         "stage": last(
             {

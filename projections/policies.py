@@ -12,6 +12,7 @@ POLICY_LIST = Table(
     name="policy_list",
     key=dict.fromkeys((PolicySet, KindStopped, KindResumed), ("kind",)),
     columns={
+        "version": last(dict.fromkeys((PolicySet, KindStopped, KindResumed), "version")),
         "policy": last({PolicySet: "state"}, json=True),
         "set_by": last({PolicySet: "set_by"}),
         "set_at": last({PolicySet: "set_at"}),

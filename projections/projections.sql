@@ -2,6 +2,12 @@
 -- statement may be repeated. Altered only where it must be: ALTER TABLE waits for batches under way.
 
 CREATE SCHEMA IF NOT EXISTS read_models;
+-- The role that queries run as (eventstore/roles.sql).
+DO $$ BEGIN
+    IF NOT has_schema_privilege(current_user || '_api', 'read_models', 'USAGE') THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA read_models TO %I', current_user || '_api');
+    END IF;
+END $$;
 
 -- How far each read model has come, by which declaration. The row's lock orders who writes the table.
 CREATE TABLE IF NOT EXISTS projections (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, time_ns
 from weakref import WeakKeyDictionary
 
 import polars as pl
@@ -15,11 +15,13 @@ import structlog
 from psycopg import AsyncConnection
 
 from eventstore.log import Connection
+from eventstore.spans import Spans
 from eventstore.subscription import follow
 from projections import dead_letters, lanes, store
 from projections.contributions import contributions
 from projections.engine import merge
 from projections.folding import fold_or_park, fold_part, fold_rows, is_outage
+from projections.followed import Folded, tell
 from projections.frames import decode_frame, wanted
 from projections.reading import LogReader
 from projections.rebuild import rebuild
@@ -78,6 +80,7 @@ class Projector:
         tables: the declarations to run.
         batch: events in one transaction, at most; by their size without it.
         back_off_s: how long a table is left alone after each failure in a row.
+        spans: is told of every batch; None: nobody follows.
     """
 
     def __init__(
@@ -87,7 +90,10 @@ class Projector:
         *,
         batch: int | None = None,
         back_off_s: Sequence[float] = BACK_OFF_S,
+        spans: Spans | None = None,
     ) -> None:
+        self._spans = spans
+        self._folded: list[Folded] = []
         self._url = url
         self._tables = list(tables)
         self._batch = batch
@@ -254,7 +260,7 @@ class Projector:
             positions = await store.progress(connection, tables)
             starts = {one.position for one in positions.values()}
             for start in sorted(starts, reverse=True):
-                async with connection.transaction():
+                async with self._told(connection), connection.transaction():
                     one_moved, one_lost = await self._fold(connection, tables, start)
                 moved, lost = moved | one_moved, lost + one_lost
         except Exception as error:
@@ -282,7 +288,7 @@ class Projector:
         parking = failures is not None and failures.count >= len(self._back_off_s)
         moved, lost = False, list[Table]()
         try:
-            async with connection.transaction():
+            async with self._told(connection), connection.transaction():
                 positions = await store.progress(connection, [table])
                 for one in positions.values():
                     moved, lost = await self._fold(
@@ -318,7 +324,7 @@ class Projector:
         parking: bool = False,
     ) -> tuple[bool, list[Table]]:
         """Whether there was a batch behind ``start``, and tables left out: their log is gone."""
-        begun = monotonic()
+        begun, began = monotonic(), 0 if self._spans is None else time_ns()
         # The row locks keep a rebuild's swap out until this batch is committed.
         # A table whose row somebody else has locked is theirs for the moment.
         known = await store.progress(connection, tables, lock=True, skip=True)
@@ -366,7 +372,17 @@ class Projector:
         seconds = monotonic() - begun
         rate = (to - start) / seconds if to - start >= _RATED else None
         await store.advance(connection, behind, to, rate)
+        if began:
+            self._folded.append(Folded(behind, start, to, began))
         return True, lost
+
+    @asynccontextmanager
+    async def _told(self, connection: Connection) -> AsyncIterator[None]:
+        """Tell who follows what is committed within."""
+        self._folded.clear()
+        yield
+        if self._spans is not None and self._folded:
+            await tell(self._spans, connection, self._folded)
 
     async def rebuild(
         self, table: Table, report: Progress | None = None, *, if_outdated: bool = False

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from typing import Any
 
 import polars as pl
-from psycopg import sql
+from psycopg import errors, sql
 
 from eventstore.log import Connection
 from projections.engine import finish, folded, resume
@@ -19,6 +20,9 @@ from projections.table import Table
 
 SCHEMA = "read_models"
 _UUIDS = {"organisation_id", "event_id", "correlation_id", "causation_id", "stream_id"}
+_OPEN = """SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %s AND c.relkind = 'r'
+        AND NOT (c.relrowsecurity AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid))"""
 #: From so many rows on, COPY into a temporary table beats arrays as parameters.
 _BULK = 500
 _COPIED_AT_ONCE = 20_000
@@ -45,6 +49,26 @@ async def create(connection: Connection, table: Table, suffix: str = "") -> None
         await connection.execute(
             sql.SQL("CREATE INDEX ON {} ({})").format(name, _list(("organisation_id", *index)))
         )
+    await confine(connection, name)
+
+
+async def confine(connection: Connection, name: sql.Identifier) -> None:
+    """Let queries read a table, each the rows of its own organisation (docs/adr/0035)."""
+    await connection.execute("SELECT confine(%s::regclass, true)", (name.as_string(None),))
+
+
+async def confined(connection: Connection) -> None:
+    """Confine the tables that a former version of the code has made."""
+    while True:
+        cursor = await connection.execute(_OPEN, (SCHEMA,))
+        if not (names := [name for (name,) in await cursor.fetchall()]):
+            return
+        for name in names:
+            # One by one, and not waiting for long: whoever comes behind would wait too.
+            with suppress(errors.LockNotAvailable, errors.UndefinedTable):
+                async with connection.transaction():
+                    await connection.execute("SET LOCAL lock_timeout = '500ms'")
+                    await confine(connection, sql.Identifier(SCHEMA, name))
 
 
 async def drop(connection: Connection, table: Table, suffix: str) -> None:

@@ -12,6 +12,7 @@ VEHICLE_LIST = Table(
     name="vehicle_list",
     key={VehicleRegistered: ("vehicle_id",), VehicleRetired: ("vehicle_id",)},
     columns={
+        "version": last({VehicleRegistered: "version", VehicleRetired: "version"}),
         "site_id": first({VehicleRegistered: "site_id", VehicleRetired: "site_id"}),
         "mode": first({VehicleRegistered: "mode"}),
         "service_levels": first({VehicleRegistered: "service_levels"}),
@@ -31,6 +32,7 @@ ROUTE_LIST = Table(
     name="route_list",
     key=dict.fromkeys((RouteForbidden, RouteAllowed), ("site_id", "region")),
     columns={
+        "version": last({RouteForbidden: "version", RouteAllowed: "version"}),
         "forbidden": last({RouteForbidden: lit(True), RouteAllowed: lit(False)}),
         "reason": last({RouteForbidden: "reason"}),
         "forbidden_at": last({RouteForbidden: "forbidden_at"}),

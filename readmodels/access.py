@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from domain.access import PERSONAL, READ, Role
+from domain.access import OPERATE, PERSONAL, READ, Role
 
 #: Asks models what they would say, and the log again what was said.
 _PROBE = frozenset({Role.ADMIN, Role.ANALYST, Role.AUDITOR})
+
+#: Of the whole server, not of one organisation: for the operator's own tokens only.
+OF_THE_SERVER = frozenset({"metrics.read", "relay.get", "archive.segments"})
 
 QUERIES: Mapping[str, frozenset[Role]] = {
     "orders.list": READ,
@@ -45,6 +48,16 @@ QUERIES: Mapping[str, frozenset[Role]] = {
     "kpis.decisions": READ,
     "projections.list": READ,
     "projections.dead_letters": frozenset({Role.ADMIN, Role.ANALYST, Role.AUDITOR}),
+    "organisation.get": READ,
+    "organisation.permissions": READ,
+    "members.list": READ,
+    "members.get": READ,
+    "invitations.list": frozenset({Role.ADMIN}),
+    "api_keys.list": frozenset({Role.ADMIN, Role.AUDITOR}),
+    "tasks.list": READ,
+    "tasks.get": READ,
+    "tasks.result": _PROBE | OPERATE,
+    "uploads.create": OPERATE,
     "relay.get": READ,
     "metrics.read": READ,
     "archive.segments": frozenset({Role.ADMIN, Role.AUDITOR}),
@@ -54,5 +67,10 @@ QUERIES: Mapping[str, frozenset[Role]] = {
     "audit.personal_access": frozenset({Role.ADMIN, Role.AUDITOR}),
     "audit.retention": frozenset({Role.ADMIN, Role.AUDITOR}),
     "audit.witnesses": frozenset({Role.ADMIN, Role.AUDITOR}),
+    "webhooks.list": frozenset({Role.ADMIN, Role.AUDITOR}),
+    "webhooks.get": frozenset({Role.ADMIN, Role.AUDITOR}),
+    "webhooks.deliveries": frozenset({Role.ADMIN, Role.AUDITOR}),
+    "webhooks.replay": frozenset({Role.ADMIN}),
+    "webhooks.test": frozenset({Role.ADMIN}),
     "stream.events": frozenset({Role.ADMIN, Role.ANALYST, Role.AUDITOR, Role.SERVICE}),
 }

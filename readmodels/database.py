@@ -1,10 +1,14 @@
-"""Runs queries: SQL in, typed rows out, always of one organisation."""
+"""Runs queries: SQL in, typed rows out, always of one organisation.
+
+They run as a role that owns nothing, and Postgres shows it the rows of that organisation alone
+(docs/adr/0035): a query that forgot its organisation would find nothing of others.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -15,12 +19,11 @@ from pydantic import BaseModel, ConfigDict
 from eventstore import Log, StoredEvent
 from eventstore.ids import named_id
 from projections.rows import copy_into_temporary
-from projections.store import DIVERGED
-from readmodels.past import AsOf, Past
+from readmodels.past import AsOf, NotByEffectiveTime, Past
 
 _NAMED = re.compile(r"\bread_models\.(\w+)")
-_DIVERGED = f"""SELECT p.name FROM projections p
-    WHERE p.name = ANY(%s) AND {DIVERGED} ORDER BY p.name"""
+#: Those of some read models that were folded from a log that is no longer there.
+_DIVERGED = "ARRAY(SELECT diverged(%s))"
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -73,7 +76,7 @@ class ReadModels:
         past: Past | None = None,
         as_of: AsOf | None = None,
     ) -> None:
-        self._log = log
+        self._log = log.of(organisation_id)
         self._organisation_id = organisation_id
         self._past = past
         self._as_of = as_of
@@ -92,21 +95,20 @@ class ReadModels:
             raise ValueError("a query without an organisation is not run")
         if self._past is not None and self._as_of is not None:
             return await self._rows_as_of(self._past, self._as_of, model, query, bound)
+        names = _read_models(query)
         async with (
             self._log.connection() as connection,
-            connection.cursor() as check,
             connection.cursor(row_factory=class_row(model)) as cursor,
         ):
             try:
-                # One round trip. The check comes first: between the two a table can only become
-                # right.
-                async with connection.pipeline():
-                    await check.execute(_DIVERGED, (_read_models(query),), prepare=False)
+                # The check comes first: between the two a table can only become right.
+                async with self._log.together(connection, _DIVERGED, names) as check:
                     await cursor.execute(query, bound)
             except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable) as error:
-                raise ReadModelOutdated(_read_models(query), error) from error
-            if diverged := await check.fetchall():
-                raise ReadModelDiverged([name for (name,) in diverged])
+                raise ReadModelOutdated(names, error) from error
+            for _, diverged in await check.fetchall():
+                if diverged:
+                    raise ReadModelDiverged(diverged)
             return await cursor.fetchall()
 
     async def _rows_as_of(
@@ -116,8 +118,7 @@ class ReadModels:
         names = _read_models(query)
         folded = [await past.rows(name, self._organisation_id, as_of, bound) for name in names]
         async with (
-            self._log.connection() as connection,
-            connection.transaction(),
+            self._log.transaction() as connection,
             connection.cursor(row_factory=class_row(model)) as cursor,
         ):
             for name, rows in zip(names, folded, strict=True):
@@ -136,18 +137,23 @@ class ReadModels:
             self._log.connection() as connection,
             connection.cursor(row_factory=class_row(model)) as cursor,
         ):
-            await cursor.execute(query, bound)
+            async with self._log.together(connection):
+                await cursor.execute(query, bound)
             return await cursor.fetchall()
 
     async def events(self, positions: Sequence[int]) -> dict[int, StoredEvent]:
         """The organisation's events at some positions of the log, wherever they are."""
-        found = await self._log.at(positions)
-        mine = self._organisation_id
-        return {at: event for at, event in found.items() if event.organisation_id == mine}
+        return await self._log.at(positions)
 
     async def stream(self, name: str) -> list[StoredEvent]:
         """A stream's events, up to the moment that is asked about: as the log has them, whatever
-        the projector does."""
+        the projector does.
+
+        Raises:
+            NotByEffectiveTime: it was asked by effective time, which streams are not read by.
+        """
+        if self._as_of is not None and self._as_of.effective_at is not None:
+            raise NotByEffectiveTime(f"the stream {name} is read by the log's order only")
         id_ = self.stream_id(name)
         events = (await self._log.streams([id_])).get(id_, [])
         if self._as_of is None:
@@ -164,7 +170,7 @@ class ReadModels:
         return found[0] if found else None
 
 
-@cache
+@lru_cache(maxsize=1024)  # lists that are sorted have many texts
 def _read_models(query: str) -> list[str]:
     """The read models that a query names."""
     found = sorted(set(_NAMED.findall(query)))

@@ -24,11 +24,12 @@ from domain.decisions import (
 from domain.values import Event
 from readmodels.database import ReadModels, Row
 from readmodels.page import Page, decode, page
+from readmodels.sorting import Column, Sorting
 
-_LIST = """SELECT decision_id, kind, subject_id, stage, requested_at, requested_by, priority,
-        deadline, redecides, as_of, model_hash, role, probability, foretold, risk, confidence,
-        value_minor, currency, candidates, summary, approvals_left, overridden_by, contested_by,
-        occurred, followed, last_position
+_LIST = """SELECT decision_id, version, kind, subject_id, stage, requested_at, requested_by,
+        priority, deadline, redecides, as_of, model_hash, role, probability, foretold, risk,
+        confidence, value_minor, currency, candidates, summary, approvals_left, overridden_by,
+        contested_by, occurred, followed, last_position
     FROM read_models.decision_list
     WHERE organisation_id = %(organisation_id)s
       AND (%(stage)s::text IS NULL OR stage = %(stage)s)
@@ -36,12 +37,33 @@ _LIST = """SELECT decision_id, kind, subject_id, stage, requested_at, requested_
       AND (%(subject_id)s::text IS NULL OR subject_id = %(subject_id)s)
       AND (%(model_hash)s::text IS NULL OR model_hash = %(model_hash)s)
       AND (%(redecides)s::text IS NULL OR redecides = %(redecides)s)
-      AND (%(before)s::timestamptz IS NULL
-           OR (requested_at, decision_id) < (%(before)s::timestamptz, %(before_id)s::text))
-    ORDER BY requested_at DESC, decision_id DESC LIMIT %(limit)s"""
+      AND (%(model_role)s::text IS NULL OR role = %(model_role)s)
+      AND (%(occurred)s::bool IS NULL OR occurred = %(occurred)s)
+      AND (%(followed)s::bool IS NULL OR followed = %(followed)s)
+      AND (%(requested_since)s::timestamptz IS NULL OR requested_at >= %(requested_since)s)
+      AND (%(requested_until)s::timestamptz IS NULL OR requested_at < %(requested_until)s)"""
 
-_GET = """SELECT decision_id, requested_position, requested, made, explained, referred, shadow,
-        failed, confirmed, overridden, contested, kept, outcome, last_position
+#: By ``requested_at`` and by ``decision_id`` an index serves.
+SORTING = Sorting(
+    {
+        "requested_at": Column(datetime),
+        "decision_id": Column(str),
+        "priority": Column(int),
+        "deadline": Column(datetime, nullable=True),
+        "stage": Column(str),
+        "kind": Column(str),
+        "subject_id": Column(str),
+        "confidence": Column(float, nullable=True),
+        "risk": Column(float, nullable=True),
+        "value_minor": Column(int, nullable=True),
+        "last_position": Column(int),
+    },
+    usual="-requested_at",
+    key=("decision_id",),
+)
+
+_GET = """SELECT decision_id, version, requested_position, requested, made, explained, referred,
+        shadow, failed, confirmed, overridden, contested, kept, outcome, last_position
     FROM read_models.decision_detail
     WHERE organisation_id = %(organisation_id)s AND decision_id = %(decision_id)s"""
 
@@ -65,6 +87,7 @@ class DecisionSummary(Row):
     """
 
     decision_id: str
+    version: int
     kind: str
     subject_id: str
     stage: str
@@ -97,6 +120,7 @@ class DecisionDetail(Row):
     is none. ``kept``: it was contested, could not be made anew, and stands."""
 
     decision_id: str
+    version: int
     requested_position: int
     requested: dict[str, Any]
     made: dict[str, Any] | None
@@ -140,6 +164,7 @@ async def evidence(read: ReadModels, decision_id: str) -> DecisionDetail | None:
             parts[part] = catalogue.as_json(event.topic, event.state)
     return DecisionDetail(
         decision_id=decision_id,
+        version=events[-1].version,
         requested_position=events[0].position,
         last_position=events[-1].position,
         **parts,
@@ -179,24 +204,34 @@ async def list_decisions(
     subject_id: str | None = None,
     model_hash: str | None = None,
     redecides: str | None = None,
+    role: str | None = None,
+    occurred: bool | None = None,
+    followed: bool | None = None,
+    requested_since: datetime | None = None,
+    requested_until: datetime | None = None,
+    sort: str | None = None,
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[DecisionSummary]:
     """Decisions, the latest requested first."""
-    before, before_id = decode(cursor, datetime, str) if cursor else (None, None)
+    by = SORTING.by(sort, cursor or None)
     rows = await read.rows(
         DecisionSummary,
-        _LIST,
+        _LIST + by.sql,
         stage=stage,
         of_kind=kind,
         subject_id=subject_id,
         model_hash=model_hash,
         redecides=redecides,
-        before=before,
-        before_id=before_id,
+        model_role=role,
+        occurred=occurred,
+        followed=followed,
+        requested_since=requested_since,
+        requested_until=requested_until,
         limit=limit + 1,
+        **by.parameters,
     )
-    return page(rows, limit, lambda row: (row.requested_at, row.decision_id))
+    return by.page(rows, limit)
 
 
 async def get_decision(read: ReadModels, decision_id: str) -> DecisionDetail | None:

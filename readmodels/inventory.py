@@ -7,17 +7,31 @@ from decimal import Decimal
 from typing import Any
 
 from readmodels.database import ReadModels, Row
-from readmodels.page import Page, decode, page
+from readmodels.page import Page
+from readmodels.sorting import Column, Sorting
 
-_SITE = """site_id, name, region, daily_capacity, is_open,
+_SITE = """site_id, version, name, region, daily_capacity, is_open,
     coalesce(opened->'service_levels', '[]'::jsonb) AS service_levels, last_position"""
 
 _GET_SITE = f"""SELECT {_SITE} FROM read_models.sites
     WHERE organisation_id = %(organisation_id)s AND site_id = %(site_id)s"""
 
 _LIST_SITES = f"""SELECT {_SITE} FROM read_models.sites
-    WHERE organisation_id = %(organisation_id)s AND site_id > %(after)s
-    ORDER BY site_id LIMIT %(limit)s"""
+    WHERE organisation_id = %(organisation_id)s
+      AND (%(is_open)s::bool IS NULL OR is_open = %(is_open)s)
+      AND (%(region)s::text IS NULL OR region = %(region)s)"""
+
+SITE_SORTING = Sorting(
+    {
+        "site_id": Column(str),
+        "name": Column(str, nullable=True),
+        "region": Column(str, nullable=True),
+        "daily_capacity": Column(int, nullable=True),
+        "last_position": Column(int),
+    },
+    usual="site_id",
+    key=("site_id",),
+)
 
 _LIST_STOCK = """SELECT site_id, sku, on_hand, received, picked, adjustments, last_moved_at,
         last_position
@@ -25,14 +39,28 @@ _LIST_STOCK = """SELECT site_id, sku, on_hand, received, picked, adjustments, la
     WHERE organisation_id = %(organisation_id)s
       AND (%(site_id)s::text IS NULL OR site_id = %(site_id)s)
       AND (%(sku)s::text IS NULL OR sku = %(sku)s)
-      AND (site_id, sku) > (%(after_site)s, %(after_sku)s)
-    ORDER BY site_id, sku LIMIT %(limit)s"""
+      AND (%(below)s::numeric IS NULL OR on_hand < %(below)s)"""
+
+STOCK_SORTING = Sorting(
+    {
+        "site_id": Column(str),
+        "sku": Column(str),
+        "on_hand": Column(Decimal),
+        "received": Column(Decimal),
+        "picked": Column(Decimal),
+        "last_moved_at": Column(datetime, nullable=True),
+        "last_position": Column(int),
+    },
+    usual="site_id,sku",
+    key=("site_id", "sku"),
+)
 
 
 class Site(Row):
     """A site and the service levels that it offers."""
 
     site_id: str
+    version: int
     name: str | None
     region: str | None
     daily_capacity: int | None
@@ -59,11 +87,26 @@ async def get_site(read: ReadModels, site_id: str) -> Site | None:
     return await read.one(Site, _GET_SITE, site_id=site_id)
 
 
-async def list_sites(read: ReadModels, *, cursor: str | None = None, limit: int = 50) -> Page[Site]:
+async def list_sites(
+    read: ReadModels,
+    *,
+    is_open: bool | None = None,
+    region: str | None = None,
+    sort: str | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> Page[Site]:
     """Sites by id."""
-    (after,) = decode(cursor, str) if cursor else ("",)
-    rows = await read.rows(Site, _LIST_SITES, after=after, limit=limit + 1)
-    return page(rows, limit, lambda row: (row.site_id,))
+    by = SITE_SORTING.by(sort, cursor or None)
+    rows = await read.rows(
+        Site,
+        _LIST_SITES + by.sql,
+        is_open=is_open,
+        region=region,
+        limit=limit + 1,
+        **by.parameters,
+    )
+    return by.page(rows, limit)
 
 
 async def list_stock(
@@ -71,18 +114,20 @@ async def list_stock(
     *,
     site_id: str | None = None,
     sku: str | None = None,
+    below: Decimal | None = None,
+    sort: str | None = None,
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[StockLevel]:
     """Stock levels by site and SKU."""
-    after_site, after_sku = decode(cursor, str, str) if cursor else ("", "")
+    by = STOCK_SORTING.by(sort, cursor or None)
     rows = await read.rows(
         StockLevel,
-        _LIST_STOCK,
+        _LIST_STOCK + by.sql,
         site_id=site_id,
         sku=sku,
-        after_site=after_site,
-        after_sku=after_sku,
+        below=below,
         limit=limit + 1,
+        **by.parameters,
     )
-    return page(rows, limit, lambda row: (row.site_id, row.sku))
+    return by.page(rows, limit)

@@ -9,10 +9,11 @@ from typing import Any
 from domain.errors import Refused
 from readmodels.database import ReadModels, Row
 from readmodels.page import Page, decode, page
+from readmodels.sorting import Column, Sorting
 
 # A model has the role that it was given last, unless it was ended, another model has it by now, or
 # the model is retired.
-_COLUMNS = """m.model_hash, m.kind, m.stage,
+_COLUMNS = """m.model_hash, m.version, m.kind, m.stage,
     CASE WHEN m.retired IS NULL THEN ARRAY(
         SELECT r.role FROM read_models.model_roles r
         WHERE r.organisation_id = m.organisation_id AND r.model_hash = m.model_hash
@@ -28,9 +29,22 @@ _GET = f"""SELECT {_COLUMNS}, m.registered, m.measured->'measurement' AS measure
 
 _LIST = f"""SELECT {_COLUMNS} {_FROM}
       AND (%(of_kind)s::text IS NULL OR m.kind = %(of_kind)s)
-      AND (%(before)s::timestamptz IS NULL
-           OR (m.registered_at, m.model_hash) < (%(before)s::timestamptz, %(before_hash)s::text))
-    ORDER BY m.registered_at DESC, m.model_hash DESC LIMIT %(limit)s"""
+      AND (%(stage)s::text IS NULL OR m.stage = %(stage)s)
+      AND (%(retired)s::bool IS NULL OR (m.retired IS NOT NULL) = %(retired)s)"""
+
+SORTING = Sorting(
+    {
+        "registered_at": Column(datetime, sql="m.registered_at"),
+        "model_hash": Column(str, sql="m.model_hash"),
+        "kind": Column(str, sql="m.kind"),
+        "stage": Column(str, sql="m.stage"),
+        "approved_at": Column(datetime, nullable=True, sql="m.approved_at"),
+        "deployed_at": Column(datetime, nullable=True, sql="m.deployed_at"),
+        "last_position": Column(int, sql="m.last_position"),
+    },
+    usual="-registered_at",
+    key=("model_hash",),
+)
 
 _LIVE = """SELECT r.kind, r.role, r.model_hash, r.share, r.since, r.since_position,
         nullif(m.stopped, '') AS stopped, greatest(r.last_position, m.last_position)
@@ -82,6 +96,7 @@ class ModelSummary(Row):
     ``retired``: why."""
 
     model_hash: str
+    version: int
     kind: str
     stage: str
     roles: list[str]
@@ -192,14 +207,27 @@ async def get_model(read: ReadModels, model_hash: str) -> ModelDetail | None:
 
 
 async def list_models(
-    read: ReadModels, *, kind: str | None = None, cursor: str | None = None, limit: int = 50
+    read: ReadModels,
+    *,
+    kind: str | None = None,
+    stage: str | None = None,
+    retired: bool | None = None,
+    sort: str | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
 ) -> Page[ModelSummary]:
     """Models, the latest registered first."""
-    before, before_hash = decode(cursor, datetime, str) if cursor else (None, None)
+    by = SORTING.by(sort, cursor or None)
     rows = await read.rows(
-        ModelSummary, _LIST, of_kind=kind, before=before, before_hash=before_hash, limit=limit + 1
+        ModelSummary,
+        _LIST + by.sql,
+        of_kind=kind,
+        stage=stage,
+        retired=retired,
+        limit=limit + 1,
+        **by.parameters,
     )
-    return page(rows, limit, lambda row: (row.registered_at, row.model_hash))
+    return by.page(rows, limit)
 
 
 async def live_models(

@@ -8,13 +8,14 @@ from typing import Any
 
 from readmodels.database import ReadModels, Row
 from readmodels.page import Page, decode, page
+from readmodels.sorting import Column, Sorting
 
 _COLUMNS = """order_id, status, version, customer_id, region, currency, goods_minor,
     freight_minor, units, lines, placed_at, promised_at, site_id, service_level,
     nullif(vehicle_id, '') AS vehicle_id, decision_id, allocated_at, shipped_at, delivered_at,
     late, cancelled_at, cancel_reason, last_position, person,
     CASE WHEN person IS NULL THEN false ELSE coalesce(
-        (SELECT k.wrapped IS NULL FROM person_keys k WHERE k.key_id = person::uuid), true
+        (SELECT k.erased_at IS NOT NULL FROM person_keys k WHERE k.key_id = person::uuid), true
     ) END AS person_erased"""
 
 _GET = f"""SELECT {_COLUMNS}, placed FROM read_models.order_summary
@@ -26,9 +27,30 @@ _LIST = f"""SELECT {_COLUMNS} FROM read_models.order_summary
       AND (%(region)s::text IS NULL OR region = %(region)s)
       AND (%(customer_id)s::text IS NULL OR customer_id = %(customer_id)s)
       AND (%(person)s::text IS NULL OR person = %(person)s)
-      AND (%(before)s::timestamptz IS NULL
-           OR (placed_at, order_id) < (%(before)s::timestamptz, %(before_id)s::text))
-    ORDER BY placed_at DESC, order_id DESC LIMIT %(limit)s"""
+      AND (%(site_id)s::text IS NULL OR site_id = %(site_id)s)
+      AND (%(late)s::bool IS NULL OR late = %(late)s)
+      AND (%(placed_since)s::timestamptz IS NULL OR placed_at >= %(placed_since)s)
+      AND (%(placed_until)s::timestamptz IS NULL OR placed_at < %(placed_until)s)
+      AND (%(promised_since)s::timestamptz IS NULL OR promised_at >= %(promised_since)s)
+      AND (%(promised_until)s::timestamptz IS NULL OR promised_at < %(promised_until)s)"""
+
+#: By ``placed_at`` and by ``order_id`` an index serves; by others the organisation's are sorted.
+SORTING = Sorting(
+    {
+        "placed_at": Column(datetime),
+        "order_id": Column(str),
+        "promised_at": Column(datetime),
+        "delivered_at": Column(datetime, nullable=True),
+        "status": Column(str),
+        "region": Column(str, nullable=True),
+        "site_id": Column(str, nullable=True),
+        "goods_minor": Column(int),
+        "units": Column(Decimal),
+        "last_position": Column(int),
+    },
+    usual="-placed_at",
+    key=("order_id",),
+)
 
 _TIMELINE = """SELECT position, what, at, recorded_at, actor, sentence, out_of_order
     FROM read_models.order_timeline
@@ -100,27 +122,40 @@ async def list_orders(
     region: str | None = None,
     customer_id: str | None = None,
     person: str | None = None,
+    site_id: str | None = None,
+    late: bool | None = None,
+    placed_since: datetime | None = None,
+    placed_until: datetime | None = None,
+    promised_since: datetime | None = None,
+    promised_until: datetime | None = None,
+    sort: str | None = None,
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[OrderSummary]:
-    """Orders, the latest placed first.
+    """Orders, the latest placed first. Of times, ``since`` is in and ``until`` is out.
 
     Raises:
+        BadSort: there is no such column to sort by.
         BadCursor: the cursor was not given by this query.
     """
-    before, before_id = decode(cursor, datetime, str) if cursor else (None, None)
+    by = SORTING.by(sort, cursor or None)
     rows = await read.rows(
         OrderSummary,
-        _LIST,
+        _LIST + by.sql,
         status=status,
         region=region,
         customer_id=customer_id,
         person=person,
-        before=before,
-        before_id=before_id,
+        site_id=site_id,
+        late=late,
+        placed_since=placed_since,
+        placed_until=placed_until,
+        promised_since=promised_since,
+        promised_until=promised_until,
         limit=limit + 1,
+        **by.parameters,
     )
-    return page(rows, limit, lambda row: (row.placed_at, row.order_id))
+    return by.page(rows, limit)
 
 
 async def order_timeline(

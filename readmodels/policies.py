@@ -9,7 +9,7 @@ from domain.policies import SetPolicy
 from readmodels.database import ReadModels, Row
 from readmodels.page import Page, decode, page
 
-_COLUMNS = """kind, policy, set_by, set_at, coalesce(stopped, false) AS stopped,
+_COLUMNS = """kind, version, policy, set_by, set_at, coalesce(stopped, false) AS stopped,
     CASE WHEN stopped THEN stopped_by END AS stopped_by,
     CASE WHEN stopped THEN stopped_reason END AS stopped_reason,
     CASE WHEN stopped THEN stopped_at END AS stopped_at, last_position"""
@@ -24,6 +24,7 @@ _LIST = f"""SELECT {_COLUMNS} FROM read_models.policy_list
 
 class _Stored(Row):
     kind: str
+    version: int
     policy: dict[str, Any] | None
     set_by: str | None
     set_at: datetime | None
@@ -39,6 +40,7 @@ class PolicySummary(Row):
     is the usual one."""
 
     kind: str
+    version: int = 0
     minimum_confidence: float
     four_eyes_above_minor: int | None
     max_psi: float

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 
 from readmodels.database import ReadModels, Row
-from readmodels.page import Page, decode, page
+from readmodels.page import Page
+from readmodels.sorting import Column, Sorting
 
-_VEHICLE = """vehicle_id, site_id, mode, service_levels, max_weight_g, daily_capacity, cost_minor,
-    carbon_g, registered_at, retired, retired_at, retire_reason, last_position"""
+_VEHICLE = """vehicle_id, version, site_id, mode, service_levels, max_weight_g, daily_capacity,
+    cost_minor, carbon_g, registered_at, retired, retired_at, retire_reason, last_position"""
 
 _GET_VEHICLE = f"""SELECT {_VEHICLE} FROM read_models.vehicle_list
     WHERE organisation_id = %(organisation_id)s AND vehicle_id = %(vehicle_id)s"""
@@ -16,21 +17,51 @@ _GET_VEHICLE = f"""SELECT {_VEHICLE} FROM read_models.vehicle_list
 _LIST_VEHICLES = f"""SELECT {_VEHICLE} FROM read_models.vehicle_list
     WHERE organisation_id = %(organisation_id)s
       AND (%(site_id)s::text IS NULL OR site_id = %(site_id)s)
-      AND vehicle_id > %(after)s
-    ORDER BY vehicle_id LIMIT %(limit)s"""
+      AND (%(mode)s::text IS NULL OR mode = %(mode)s)
+      AND (%(retired)s::bool IS NULL OR retired = %(retired)s)"""
 
-_LIST_ROUTES = """SELECT site_id, region, forbidden, reason, forbidden_at, allowed_at, last_position
+VEHICLE_SORTING = Sorting(
+    {
+        "vehicle_id": Column(str),
+        "site_id": Column(str),
+        "mode": Column(str, nullable=True),
+        "registered_at": Column(datetime, nullable=True),
+        "max_weight_g": Column(int, nullable=True),
+        "daily_capacity": Column(int, nullable=True),
+        "cost_minor": Column(int, nullable=True),
+        "carbon_g": Column(int, nullable=True),
+        "last_position": Column(int),
+    },
+    usual="vehicle_id",
+    key=("vehicle_id",),
+)
+
+_LIST_ROUTES = """SELECT site_id, region, version, forbidden, reason, forbidden_at, allowed_at,
+        last_position
     FROM read_models.route_list
     WHERE organisation_id = %(organisation_id)s
       AND (%(site_id)s::text IS NULL OR site_id = %(site_id)s)
-      AND (site_id, region) > (%(after_site)s, %(after_region)s)
-    ORDER BY site_id, region LIMIT %(limit)s"""
+      AND (%(region)s::text IS NULL OR region = %(region)s)
+      AND (%(forbidden)s::bool IS NULL OR forbidden = %(forbidden)s)"""
+
+ROUTE_SORTING = Sorting(
+    {
+        "site_id": Column(str),
+        "region": Column(str),
+        "forbidden_at": Column(datetime, nullable=True),
+        "allowed_at": Column(datetime, nullable=True),
+        "last_position": Column(int),
+    },
+    usual="site_id,region",
+    key=("site_id", "region"),
+)
 
 
 class Vehicle(Row):
     """A vehicle, the service levels it is for, and what it adds to an order's cost and carbon."""
 
     vehicle_id: str
+    version: int
     site_id: str
     mode: str
     service_levels: list[str]
@@ -53,6 +84,7 @@ class Route(Row):
 
     site_id: str
     region: str
+    version: int
     forbidden: bool
     reason: str
     forbidden_at: datetime | None
@@ -66,25 +98,48 @@ async def get_vehicle(read: ReadModels, vehicle_id: str) -> Vehicle | None:
 
 
 async def list_vehicles(
-    read: ReadModels, *, site_id: str | None = None, cursor: str | None = None, limit: int = 50
+    read: ReadModels,
+    *,
+    site_id: str | None = None,
+    mode: str | None = None,
+    retired: bool | None = None,
+    sort: str | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
 ) -> Page[Vehicle]:
     """Vehicles by id, retired ones too."""
-    (after,) = decode(cursor, str) if cursor else ("",)
-    rows = await read.rows(Vehicle, _LIST_VEHICLES, site_id=site_id, after=after, limit=limit + 1)
-    return page(rows, limit, lambda row: (row.vehicle_id,))
+    by = VEHICLE_SORTING.by(sort, cursor or None)
+    rows = await read.rows(
+        Vehicle,
+        _LIST_VEHICLES + by.sql,
+        site_id=site_id,
+        mode=mode,
+        retired=retired,
+        limit=limit + 1,
+        **by.parameters,
+    )
+    return by.page(rows, limit)
 
 
 async def list_routes(
-    read: ReadModels, *, site_id: str | None = None, cursor: str | None = None, limit: int = 50
+    read: ReadModels,
+    *,
+    site_id: str | None = None,
+    region: str | None = None,
+    forbidden: bool | None = None,
+    sort: str | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
 ) -> Page[Route]:
     """Routes by site and region: those that are forbidden, and those that were."""
-    after_site, after_region = decode(cursor, str, str) if cursor else ("", "")
+    by = ROUTE_SORTING.by(sort, cursor or None)
     rows = await read.rows(
         Route,
-        _LIST_ROUTES,
+        _LIST_ROUTES + by.sql,
         site_id=site_id,
-        after_site=after_site,
-        after_region=after_region,
+        region=region,
+        forbidden=forbidden,
         limit=limit + 1,
+        **by.parameters,
     )
-    return page(rows, limit, lambda row: (row.site_id, row.region))
+    return by.page(rows, limit)

@@ -83,7 +83,7 @@ def versions(url: str, stream: UUID) -> list[int]:
 @asynccontextmanager
 async def reading(url: str) -> AsyncIterator[Log]:
     async with AsyncConnectionPool(url, open=False) as pool:
-        yield Log(pool)
+        yield Log(pool, pool)
 
 
 async def take(batches: Subscription, count: int) -> list[StoredEvent]:

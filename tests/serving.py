@@ -19,11 +19,10 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 
 from api.tokens import Issuer
-from chainlytics.cli.server import _Server, _workers_in_thread, build_api
+from chainlytics.cli.server import _Server, _workers_in_thread, build_api, server_config
 from chainlytics.settings import Settings
 from domain.access import Role
 from eventstore import prepare_database
@@ -121,7 +120,7 @@ def serving_here(database: str, home: Path) -> Iterator[tuple[Served, FastAPI]]:
     app = build_api(settings, database)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="critical", access_log=False, server_header=False)
+        config = server_config(app, log_level="critical")
         server = _Server(config, app)
         thread = Thread(target=server.run, args=([listener],), name="server")
         with _workers_in_thread(database, settings):
@@ -192,6 +191,23 @@ def post(client: httpx.Client, path: str, body: Any, key: str | None = None) -> 
 def get(client: httpx.Client, path: str, **query: Any) -> Any:
     """Ask a query that must be answered."""
     return found(client.get(path, params=query))
+
+
+def operations(schema: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Method, path and description of every operation of the OpenAPI document."""
+    return [
+        (method.upper(), path, operation)
+        for path, methods in schema["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+def send(client: httpx.Client, method: str, url: str, **more: Any) -> httpx.Response:
+    """As ``client.request``, but without waiting for the end of a live stream."""
+    with client.stream(method, url, **more) as answer:
+        if "text/event-stream" not in answer.headers.get("content-type", ""):
+            answer.read()
+        return answer
 
 
 def everything(client: httpx.Client, path: str, **query: Any) -> list[dict[str, Any]]:

@@ -81,10 +81,18 @@ def stream_of(event: Any) -> str:
             return f"decisions/{event.decision_id}"
         case "models":
             return f"models/{event.model_hash}"
+        case "tasks":
+            return f"tasks/{event.task_id}"
         case "policies":
             return f"policies/{event.kind}"
+        case "webhooks":
+            return f"webhooks/{event.webhook_id}"
         case "people":
             return f"people/{event.person}"
+        case "api_keys":
+            return f"api_keys/{event.key_id}"
+        case "organisations":
+            return "organisations/own"
         case "transport" if hasattr(event, "vehicle_id"):
             return f"vehicles/{event.vehicle_id}"
         case "transport":

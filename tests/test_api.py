@@ -112,7 +112,7 @@ def test_the_story_of_an_order(client: httpx.Client) -> None:
     site = client.get("/sites/S-BER", params={"min_position": here})
     assert found(site)["is_open"] is True
     assert [level["code"] for level in found(site)["service_levels"]] == ["standard", "express"]
-    assert site.headers["etag"] == f'"{found(site)["last_position"]}"'
+    assert site.headers["etag"] == f'"{found(site)["version"]}"'
     [listed] = get(client, "/sites")["items"]
     assert listed == found(site)
 

@@ -168,7 +168,7 @@ def test_a_decision_is_made_explained_replayed_and_closed(
     detail = planner.get(path)
     assert found(detail)["outcome"]["foretold"] == made["foretold"]
     assert found(detail)["kept"] is None
-    assert detail.headers["etag"] == f'"{found(detail)["last_position"]}"'
+    assert detail.headers["etag"] == f'"{found(detail)["version"]}"'
     # What came after changes nothing of what was decided then.
     assert found(planner.post(f"{path}/replay"))["same"] is True
 
@@ -412,6 +412,7 @@ def test_policies_are_set_stopped_and_resumed(served: Served) -> None:
             "stopped_reason": "flood",
             "stopped_at": shown["stopped_at"],
             "last_position": stopped,
+            "version": 2,
         }
         post(client, "/orders", order("O-1"))
         assert asked(client, "O-1")["failed"]["code"] == "decision.kind_stopped"

@@ -137,7 +137,7 @@ def test_the_champion_and_its_metrics(served: Served, world: World) -> None:
         assert found(shown)["registered"]["training"]["train_rows"] > 0
         assert {"metrics", "baseline", "segments"} <= found(shown)["registered"].keys()
         assert found(shown)["measurement"]["psi"] == {"weekday": 0.4, "score": 0.01}
-        assert shown.headers["etag"] == f'"{mine["last_position"]}"'
+        assert shown.headers["etag"] == f'"{mine["version"]}.{"-".join(mine["roles"])}"'
 
 
 def test_measurements_alerts_and_months(boss: httpx.Client, world: World) -> None:

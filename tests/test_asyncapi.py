@@ -436,7 +436,7 @@ def message_of(example: Json, **headers: str) -> Message:
 def test_a_command_as_it_is_described_is_taken(name: str) -> None:
     """The intake reads the example, and what the schema needs is what the intake needs."""
     example = example_of(f"commands.{name}.v1")
-    taken = read(message_of(example), Verified(Issuer(SECRET)))
+    taken = read(message_of(example), Verified(Issuer(SECRET).verify))
     assert taken.error is None
     assert taken.sent is not None
     assert type(taken.sent[0]) is POSTS[name].command
@@ -452,12 +452,15 @@ def test_a_command_as_it_is_described_is_taken(name: str) -> None:
         rest = {key: part for key, part in example["payload"].items() if key != field}
         assert not published.is_valid(rest)
         assert (
-            read(message_of(example | {"payload": rest}), Verified(Issuer(SECRET))).error
+            read(message_of(example | {"payload": rest}), Verified(Issuer(SECRET).verify)).error
             is not None
         )
     more = example["payload"] | {"no_such_field": 1}
     assert not published.is_valid(more)
-    assert read(message_of(example | {"payload": more}), Verified(Issuer(SECRET))).error is not None
+    assert (
+        read(message_of(example | {"payload": more}), Verified(Issuer(SECRET).verify)).error
+        is not None
+    )
 
 
 @pytest.mark.parametrize(
@@ -479,7 +482,7 @@ def test_what_is_no_command_is_not_as_described(header: str, value: str) -> None
     assert headers_of("commands.PlaceOrder.v1").is_valid(told_by(good))
     bad = message_of(example, **{header: value})
     assert not headers_of("commands.PlaceOrder.v1").is_valid(told_by(bad))
-    assert read(bad, Verified(Issuer(SECRET))).error is not None
+    assert read(bad, Verified(Issuer(SECRET).verify)).error is not None
 
 
 def told_by(message: Message) -> dict[str, str]:
@@ -490,7 +493,7 @@ def told_by(message: Message) -> dict[str, str]:
 def test_the_answers_are_as_described(known: bool) -> None:
     example = example_of("commands.PlaceOrder.v1")
     message = message_of(example) if known else message_of(example, authorization="Bearer x")
-    taken = read(message, Verified(Issuer(SECRET)))
+    taken = read(message, Verified(Issuer(SECRET).verify))
     results: list[Receipt | Exception] = [Refused("order.already_placed", order_id="O-1")]
     if known:
         results.append(Receipt("orders/O-1", 1, 7, repeated=False))

@@ -142,7 +142,7 @@ async def reading(url: str) -> AsyncIterator[tuple[ReadModels, Positions]]:
     async with AsyncConnectionPool(
         url, min_size=1, open=False, kwargs={"autocommit": True}
     ) as pool:
-        log = Log(pool)
+        log = Log(pool, pool)
         async with Positions(log, url) as positions:
             yield ReadModels(log, ORGANISATION), positions
 

@@ -1,4 +1,4 @@
-"""A worker's own health: alive, ready, measured; and workers of the command line that tell it."""
+"""Health: what a worker tells on its port, and what the API tells whoever probes it."""
 
 from __future__ import annotations
 

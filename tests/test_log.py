@@ -29,6 +29,7 @@ from eventstore import (
     VersionConflict,
     Writer,
     prepare_database,
+    stored,
 )
 from eventstore import log as log_queries
 from eventstore.archive import cold as cold_queries
@@ -621,11 +622,11 @@ def test_a_moment_finds_the_last_position_recorded_by_then(database: str) -> Non
     [
         (log_queries._AFTER, (7, 9), "events_position"),
         (
-            cold_queries._BETWEEN,
+            cold_queries.BETWEEN,
             {"after": 7, "last": 900, "organisation": ORGANISATION, "topics": None, "limit": 9},
             "events_position",
         ),
-        (log_queries._STREAMS, ([ORGANISATION],), "events_stream_version"),
+        (stored.STREAMS, ([ORGANISATION],), "events_stream_version"),
         (
             """SELECT recorded_at FROM events WHERE notification_id >= %s
             ORDER BY notification_id LIMIT 1""",

@@ -170,6 +170,10 @@ def test_nobody_approves_a_model_of_their_own() -> None:
     given(registered).when(APPROVE, "ana").refused("model.needs_second_person", actor="ana")
 
 
+def test_a_key_is_nobodys_second_pair_of_eyes() -> None:
+    given(registered).when(APPROVE, "key:K-1").refused("model.needs_a_person", actor="key:K-1")
+
+
 @pytest.mark.parametrize(
     ("loss", "worse"), [(0.3, False), (0.30001, True), (5.0, True), (0.1, False)]
 )

@@ -169,6 +169,17 @@ def test_four_eyes_are_of_two_persons() -> None:
     once.when(CONFIRM, "ben").then(confirmed("ben", 0))
 
 
+@pytest.mark.parametrize("before", [[], [confirmed("ana", 1)]])
+@pytest.mark.parametrize("command", [CONFIRM, OVERRIDE])
+def test_a_key_is_neither_pair_of_four_eyes(before: list[Event], command: Command) -> None:
+    referred_to_two = decided(referred(2), *before)
+    referred_to_two.when(command, "key:K-1").refused("decision.needs_a_person", actor="key:K-1")
+
+
+def test_a_key_agrees_where_one_is_enough() -> None:
+    decided(referred(1)).when(CONFIRM, "key:K-1").then(confirmed("key:K-1", 0))
+
+
 @pytest.mark.parametrize(
     ("history", "code"),
     [

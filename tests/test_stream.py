@@ -2,68 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
 
 from domain.access import Role
+from tests.following import Message, following, place
 from tests.serving import Served, accepted, assert_problem, found, order, serving_process
-
-
-@dataclass(frozen=True)
-class Message:
-    """One server-sent event."""
-
-    id: int
-    event: str
-    data: dict[str, Any]
-
-
-class Follower:
-    """Reads a stream line by line, as a browser's EventSource does."""
-
-    def __init__(self, answer: httpx.Response) -> None:
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        self._lines = answer.iter_lines()
-        # The first line says that it listens: what is sent from now on is seen.
-        self.greeting = next(self._lines)
-        assert self.greeting.startswith(": following from position ")
-
-    def take(self, number: int) -> list[Message]:
-        """The next events, as many as that."""
-        messages = self._messages()
-        return [next(messages) for _ in range(number)]
-
-    def _messages(self) -> Iterator[Message]:
-        fields: dict[str, str] = {}
-        for line in self._lines:
-            if line.startswith(":"):
-                continue
-            if line:
-                name, _, value = line.partition(": ")
-                fields[name] = value
-            elif fields:
-                yield Message(int(fields["id"]), fields["event"], json.loads(fields["data"]))
-                fields = {}
-
-
-@contextmanager
-def following(
-    client: httpx.Client, after: int | None = None, last_event_id: int | None = None
-) -> Iterator[Follower]:
-    query = {} if after is None else {"after": after}
-    headers = {} if last_event_id is None else {"Last-Event-ID": str(last_event_id)}
-    with client.stream("GET", "/stream", params=query, headers=headers, timeout=30) as answer:
-        yield Follower(answer)
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +36,6 @@ def client(served: Served, organisation: UUID) -> Iterator[httpx.Client]:
 def other(served: Served) -> Iterator[httpx.Client]:
     with served.client(organisation_id=uuid4()) as client:
         yield client
-
-
-def place(client: httpx.Client, *order_ids: str) -> list[int]:
-    """Positions of orders placed."""
-    return [
-        int(accepted(client.post("/orders", json=order(order_id)))["position"])
-        for order_id in order_ids
-    ]
 
 
 def names(count: int, start: int = 0) -> list[str]:

@@ -231,7 +231,7 @@ def test_the_log_of_a_former_version_is_brought_up_to_date(
         prepare_database(url)
         asyncio.run(_appended(url, 3))
         for former in (
-            "ALTER TABLE commands DROP COLUMN organisation_id, DROP COLUMN asked",
+            "ALTER TABLE commands DROP COLUMN organisation_id CASCADE, DROP COLUMN asked",
             "DROP TABLE attempts, personal_access",
             "UPDATE schema_applied SET digest = 'former'",
         ):

@@ -407,14 +407,15 @@ def test_what_is_sent_stands_in_the_tables(database: str) -> None:
             projector = Projector(database, TABLES)
             await projector.prepare()
             await projector.catch_up()
-            await check(ReadModels(Log(pool), ORGANISATION))
-            assert (await transport.list_vehicles(ReadModels(Log(pool), uuid4()))).items == ()
+            await check(ReadModels(Log(pool, pool), ORGANISATION))
+            assert (await transport.list_vehicles(ReadModels(Log(pool, pool), uuid4()))).items == ()
 
     async def check(read: ReadModels) -> None:
         truck = await transport.get_vehicle(read, "V-1")
         assert truck is not None
         assert truck.model_dump(exclude={"last_position"}) == REGISTER.model_dump() | {
             "service_levels": ["standard", "economy"],
+            "version": 1,
             "retired": False,
             "retired_at": None,
             "retire_reason": None,
@@ -493,7 +494,7 @@ def test_a_vehicle_over_http(client: httpx.Client) -> None:
     assert (row["mode"], row["service_levels"], row["cost_minor"]) == ("van", ["standard"], -10)
     assert (row["carbon_g"], row["max_weight_g"], row["retired"]) == (0, None, False)
     assert row["registered_at"] is not None
-    assert shown.headers["etag"] == f'"{row["last_position"]}"'
+    assert shown.headers["etag"] == f'"{row["version"]}"'
     gone = accepted(client.post("/vehicles/V-1/retire", json={"reason": "sold"}))
     [listed] = found(
         client.get("/vehicles", params={"site_id": "S-1", "min_position": gone["position"]})

@@ -57,10 +57,10 @@ from projections.contributions import contributions
 from projections.fold import first
 from projections.frames import NewerTopic, decode, wanted
 from projections.table import Table
+from tests.following import following
 from tests.serving import serving_here
 from tests.test_catalogue import values
 from tests.test_folds import dump
-from tests.test_stream import following
 from tests.world import (
     NOW,
     ORGANISATION,

@@ -28,8 +28,13 @@ _FIELDS: Mapping[str, str] = {
     "sku": "SKU-001",
     "vehicle_id": "V-AMS-VAN",
     "decision_id": "D-1",
+    "task_id": "T-1",
     "kind": "fulfilment",
     "model_hash": "0" * 64,
+    "member": "local:6f1b7a52-0c35-4c1e-9d57-0d4a5a3c8f11",
+    "invitation_id": "I-1",
+    "key_id": "K-1",
+    "webhook_id": "W-1",
 }
 
 

@@ -16,12 +16,13 @@ from chainlytics.cli.console import CliError, complain
 from chainlytics.cli.loading import LoadedGroup
 from chainlytics.memory import calm_collector
 from chainlytics.settings import Settings
-from chainlytics.telemetry import configure_logs
+from chainlytics.telemetry import configure_logs, error_tracking_of
 from commands import Forbidden, TooMuchContention
 from domain.errors import Refused
 from eventstore import CommandReused, LogUnavailable
 from eventstore.embedded import EmbeddedPostgresError
 from eventstore.persons.keys import WrongMasterKey
+from eventstore.roles import RoleUnusable
 from eventstore.seals.signing import WrongKey
 
 
@@ -45,8 +46,14 @@ class Commands(LoadedGroup):
         "models": "models:app",
         "decisions": "decisions:app",
         "policies": "policies:app",
+        "webhooks": "webhooks:app",
         "people": "people:app",
+        "accounts": "accounts:app",
+        "members": "members:app",
+        "keys": "keys:app",
+        "tasks": "tasks:app",
         "events": "events:app",
+        "openapi": "openapi:openapi",
         "kafka": "kafka:app",
     }
 
@@ -74,7 +81,10 @@ def _start(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    configure_logs(Settings().log_level, pretty=sys.stderr.isatty())
+    settings = Settings()
+    configure_logs(
+        settings.log_level, pretty=sys.stderr.isatty(), errors=error_tracking_of(settings)
+    )
     calm_collector()
 
 
@@ -94,6 +104,7 @@ def main() -> None:
         WrongMasterKey,
         WrongKey,
         EmbeddedPostgresError,
+        RoleUnusable,
     ) as error:
         complain(str(error))
     except ValidationError as error:

@@ -7,13 +7,14 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 import uvloop
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -63,7 +64,10 @@ def run(
 
     async def within(url: str) -> T:
         async with application(
-            url, pool_size=settings.pool_size, master=settings.personal_key
+            url,
+            pool_size=settings.pool_size,
+            master=settings.personal_key,
+            api_url=settings.api_database_url,
         ) as app:
             return await work(app, settings)
 
@@ -132,19 +136,12 @@ def _short(value: object) -> object:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return value[:12] if isinstance(value, str) and _HASH.match(value) else value
 
 
 def emit(value: Any) -> None:
     """Print a value as JSON."""
-    typer.echo(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return str(value)
+    plain = partial(to_jsonable_python, bytes_mode="hex", fallback=str)
+    typer.echo(json.dumps(value, default=plain, ensure_ascii=False, indent=2))

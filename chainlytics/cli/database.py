@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
+import psycopg
 import typer
 from psycopg import AsyncConnection
 from rich.filesize import decimal
@@ -68,6 +69,7 @@ def backup(
     """Write the log to a file, while servers go on; its checksum goes beside it."""
     with database(Settings()) as url, _moving("backing up to", file, quiet=json) as report:
         done = backups.backup(url, file, overwrite=force, report=report)
+        accounts = _accounts(url)
     if json:
         emit(done)
         return
@@ -75,11 +77,25 @@ def backup(
         f"{escape(str(file))}: {decimal(done.bytes)}, head at position {done.head:,}\n"
         f"sha256 {done.sha256}"
     )
+    if accounts:
+        console.print(
+            f"{accounts:,} accounts with a password are not in it: chainlytics accounts backup"
+        )
     if done.archive is not None:
         console.print(
             f"the archive at {escape(done.archive)} is not in it: keep it too, "
             f"{done.only_archived:,} events are nowhere else"
         )
+
+
+def _accounts(url: str) -> int:
+    """How many accounts of the built-in identity provider there are."""
+    with psycopg.connect(url) as connection:
+        there = connection.execute("SELECT to_regclass('identity.accounts') IS NOT NULL").fetchone()
+        if there is None or not there[0]:
+            return 0
+        row = connection.execute("SELECT count(*) FROM identity.accounts").fetchone()
+    return 0 if row is None else int(row[0])
 
 
 @app.command()

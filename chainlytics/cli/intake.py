@@ -9,11 +9,13 @@ import typer
 from kafka.errors import KafkaError
 from rich.markup import escape
 
+from api.authorisation import is_api_key
 from api.intake import keep_taken_in
 from api.tokens import InvalidToken, Issuer
 from chainlytics.cli.console import CliError, Json, console, emit, table
 from chainlytics.cli.server import HealthPort, open_parts, run_worker
 from chainlytics.settings import Settings
+from chainlytics.telemetry import following
 from eventstore.kafka.cluster import Cluster
 from eventstore.kafka.letters import CannotReplay, Letter, dead_letters, replaying
 
@@ -31,7 +33,7 @@ def intake(health_port: HealthPort = None) -> None:
     cluster = cluster_of(settings)
 
     async def work(url: str) -> None:
-        async with open_parts(settings, url) as parts:
+        async with open_parts(settings, url, spans) as parts:
             await keep_taken_in(
                 cluster,
                 parts,
@@ -39,7 +41,8 @@ def intake(health_port: HealthPort = None) -> None:
                 replication=settings.kafka_replication,
             )
 
-    run_worker(work, health_port)
+    with following(settings, "intake") as spans:
+        run_worker(work, health_port)
 
 
 @letters.command("list")
@@ -120,11 +123,15 @@ def _found(cluster: Cluster) -> list[Letter]:
 
 def _replay(cluster: Cluster, issuer: Issuer, chosen: list[Letter]) -> list[dict[str, object]]:
     refused: list[dict[str, object]] = []
+
+    def renewed(token: str) -> str:
+        return token if is_api_key(token) else issuer.renew(token, _FRESH)
+
     try:
         with replaying(cluster) as replay:
             for letter in chosen:
                 try:
-                    replay(letter, lambda token: issuer.renew(token, _FRESH))
+                    replay(letter, renewed)
                 except (CannotReplay, InvalidToken) as error:
                     place = {"partition": letter.partition, "offset": letter.offset}
                     refused.append(place | {"reason": str(error)})

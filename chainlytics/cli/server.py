@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hmac
 import os
 import signal
 import socket
@@ -24,8 +25,12 @@ import uvloop
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.authorisation import Authorisation
 from api.dependencies import Dependencies
+from api.identity.profiles import Profiles
 from api.intake import keep_taken_in
+from api.live import Live, Terms
+from api.serving import MOST_BYTES, Http, Sockets
 from api.tokens import Issuer
 from chainlytics import __version__
 from chainlytics.application import (
@@ -40,9 +45,16 @@ from chainlytics.application import (
 from chainlytics.cli.bundle import verifier_program
 from chainlytics.cli.console import CliError, Organisation, console
 from chainlytics.health import Pulse, serving_health
+from chainlytics.identity import identity
 from chainlytics.settings import Settings, operator, organisation_id
+from chainlytics.tasks import tools_of
+from chainlytics.telemetry import following, tracing_of
+from chainlytics.webhooks import deliver, webhooks_of
 from domain.access import Role
+from eventstore.probe import Probe
+from eventstore.spans import Spans
 from eventstore.subscription import Bell
+from eventstore.uploads import Uploads
 from eventstore.witnesses.addresses import witnesses_of
 from ml.bundle import Bundles
 from ml.hypotheses import Hypotheses
@@ -143,24 +155,53 @@ def build_api(settings: Settings, url: str, pulse: Pulse | None = None) -> FastA
     ``pulse``: beats while it serves.
     """
 
+    tracing = tracing_of(settings, "api")
+
     @asynccontextmanager
     async def beating_parts() -> AsyncIterator[Dependencies]:
-        async with open_parts(settings, url) as parts, (pulse or Pulse()).beating(url):
-            yield parts
+        try:
+            async with (
+                open_parts(settings, url, tracing) as parts,
+                (pulse or Pulse()).beating(url),
+            ):
+                yield parts
+        finally:
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
-    return create_app(beating_parts, version=__version__)
+    return create_app(
+        beating_parts,
+        version=__version__,
+        spans=tracing,
+        limits=settings.limits(),
+        origins=settings.cors_origins,
+    )
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings, url: str) -> AsyncIterator[Dependencies]:
-    """What commands and queries work with, whichever way they come in."""
+async def open_parts(
+    settings: Settings, url: str, spans: Spans | None = None
+) -> AsyncIterator[Dependencies]:
+    """What commands and queries work with, whichever way they come in. ``spans``: follows requests;
+    None: nobody does."""
     async with (
-        application(url, pool_size=settings.pool_size, master=settings.personal_key) as parts,
+        application(
+            url,
+            pool_size=settings.pool_size,
+            master=settings.personal_key,
+            api_url=settings.api_database_url,
+            query_timeout_s=settings.query_timeout_s,
+            spans=spans,
+        ) as parts,
         Positions(parts.log, url) as positions,
         Bell(url) as news,
+        Probe(url) as probe,
+        identity(settings, parts.log, url) as (authenticator, accounts),
+        Live(parts.log, news, terms_of(settings), settings.cors_origins) as live,
     ):
         await parts.projector.create()
         turn = asyncio.Lock()
+        issuer = Issuer(settings.issuer_secret())
 
         async def replay_one(organisation: UUID, decision_id: str) -> list[Replayed]:
             # It reads the log up to the decision: auditors wait for each other, nobody else.
@@ -170,30 +211,61 @@ async def open_parts(settings: Settings, url: str) -> AsyncIterator[Dependencies
         yield Dependencies(
             bus=parts.bus,
             log=parts.log,
-            issuer=Issuer(settings.issuer_secret()),
+            issuer=issuer,
+            authorisation=Authorisation(
+                authenticator,
+                parts.memberships,
+                parts.log,
+                secret=hmac.digest(settings.issuer_secret().encode(), b"given secrets", "sha256"),
+            ),
+            authenticator=authenticator,
+            accounts=accounts,
+            profiles=Profiles(parts.log),
             positions=positions,
             past=Past(parts.log, url),
             news=news,
+            live=live,
             replay=replay_one,
             hypotheses=Hypotheses(parts.artifacts),
             bundles=Bundles(parts.log, parts.artifacts, verifier_program()),
             attempts=parts.attempts,
             people=parts.people,
+            webhooks=webhooks_of(parts, settings),
             retention=settings.retention,
+            uploads=Uploads(parts.log),
+            upload_bytes=settings.upload_bytes,
+            probe=probe,
+            pools=lambda: {
+                name: pool.get_stats()
+                for name, pool in (("log", parts.pool), ("queries", parts.asking))
+                if pool is not None
+            },
             witnesses=tuple(one.name for one in witnesses_of(settings.witnesses)),
             kafka_prefix=settings.kafka_prefix,
             kafka_lanes=settings.kafka_lanes,
         )
 
 
-async def take_in(url: str, settings: Settings) -> None:
+async def take_in(url: str, settings: Settings, spans: Spans | None = None) -> None:
     """Take commands in from the Kafka cluster of the settings until cancelled."""
     cluster = settings.cluster()
     assert cluster is not None
-    async with open_parts(settings, url) as parts:
+    async with open_parts(settings, url, spans) as parts:
         await keep_taken_in(
             cluster, parts, lanes=settings.kafka_lanes, replication=settings.kafka_replication
         )
+
+
+def terms_of(settings: Settings) -> Terms:
+    """What live connections get by the settings."""
+    return Terms(
+        connections=settings.live_connections,
+        per_identity=settings.live_connections_per_identity,
+        per_organisation=settings.live_connections_per_organisation,
+        slow_s=settings.live_slow_s,
+        heartbeat_s=settings.live_heartbeat_s,
+        recheck_s=settings.live_recheck_s,
+    )
 
 
 def _settings(host: str | None, port: int | None) -> Settings:
@@ -218,15 +290,27 @@ def _welcome(settings: Settings) -> None:
 def _serve_api(
     settings: Settings, url: str, listener: socket.socket, pulse: Pulse | None = None
 ) -> None:
-    app = build_api(settings, url, pulse)
-    config = uvicorn.Config(
+    serve_app(build_api(settings, url, pulse), listener)
+
+
+def serve_app(app: FastAPI, listener: socket.socket) -> None:
+    """Serve the API until the process is told to stop."""
+    _Server(server_config(app), app).run(sockets=[listener])
+
+
+def server_config(app: FastAPI, log_level: str = "warning") -> uvicorn.Config:
+    """How the API is served."""
+    return uvicorn.Config(
         app,
-        log_level="warning",
+        log_level=log_level,
         access_log=False,
+        proxy_headers=False,  # api/limits.py believes the proxies of the settings only
         timeout_graceful_shutdown=5,
         server_header=False,
+        http=Http,
+        ws=Sockets,
+        ws_max_size=MOST_BYTES,
     )
-    _Server(config, app).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
@@ -266,6 +350,7 @@ def _workers_in_thread(url: str, settings: Settings) -> Iterator[None]:
     retention = settings.retention
     archive = archive_of(url, settings)
     sealing = sealing_of(url, settings)
+    spans = tracing_of(settings, "workers")
 
     async def work() -> None:
         while True:
@@ -280,10 +365,14 @@ def _workers_in_thread(url: str, settings: Settings) -> Iterator[None]:
                         retention=retention,
                         archive=archive,
                         sealing=sealing,
+                        spans=spans,
+                        tasks=tools_of(url, settings),
+                        tasks_at_once=settings.tasks_at_once,
                     )
                     group.create_task(workers, name="workers")
+                    group.create_task(deliver(url, settings), name="webhooks")
                     if settings.cluster() is not None:
-                        group.create_task(take_in(url, settings), name="intake")
+                        group.create_task(take_in(url, settings, spans), name="intake")
             except Exception as error:
                 _log.error("workers start again", error=str(error), exc_info=True)
                 await asyncio.sleep(2)
@@ -295,6 +384,8 @@ def _workers_in_thread(url: str, settings: Settings) -> Iterator[None]:
         with contextlib.suppress(asyncio.CancelledError):
             loop.run_until_complete(task)
         loop.close()
+        if spans is not None:
+            spans.close()
 
     thread = Thread(target=body, name="workers", daemon=True)
     thread.start()
@@ -307,18 +398,22 @@ def _workers_in_thread(url: str, settings: Settings) -> Iterator[None]:
 
 
 def _run_alone(*, projector: bool, consumer: bool, health_port: int | None) -> None:
+    settings = Settings()
+
     async def work(url: str) -> None:
         await run_workers(
             url,
             projector=projector,
             consumer=consumer,
-            cluster=feeding(Settings()),
-            retention=Settings().retention,
-            archive=archive_of(url, Settings()) if projector else None,
-            sealing=sealing_of(url, Settings()) if projector else None,
+            cluster=feeding(settings),
+            retention=settings.retention,
+            archive=archive_of(url, settings) if projector else None,
+            sealing=sealing_of(url, settings) if projector else None,
+            spans=spans,
         )
 
-    run_worker(work, health_port)
+    with following(settings, "projector" if projector else "consumer") as spans:
+        run_worker(work, health_port)
 
 
 def run_worker(work: Callable[[str], Awaitable[None]], health_port: int | None = None) -> None:
@@ -334,8 +429,13 @@ def run_worker(work: Callable[[str], Awaitable[None]], health_port: int | None =
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         async with pulse.beating(url):
-            with contextlib.suppress(asyncio.CancelledError):
+            try:
                 await task
+            except asyncio.CancelledError:
+                pass
+            except Exception:
+                _log.error("worker ended", exc_info=True)
+                raise
 
     with _health(settings, health_port, pulse), database(settings) as url:
         uvloop.run(until_told(url))

@@ -46,7 +46,7 @@ _OF_STREAMS = """SELECT c.stream_id, c.number, s.manifest, (SELECT a.url FROM {0
     FROM {0}cold_streams c JOIN {0}segments s USING (number)
     WHERE c.stream_id = ANY(%s) ORDER BY c.number"""
 # One row at least: whether a part is dropped, in the snapshot of the events.
-_BETWEEN = f"""SELECT NOT {PRESENT}, found.* FROM (VALUES (1)) AS one LEFT JOIN LATERAL (
+BETWEEN = f"""SELECT NOT {PRESENT}, found.* FROM (VALUES (1)) AS one LEFT JOIN LATERAL (
         SELECT {COLUMNS} FROM events
         WHERE notification_id > %(after)s AND notification_id <= %(last)s
             AND (%(organisation)s::uuid IS NULL OR organisation_id = %(organisation)s)
@@ -366,20 +366,33 @@ async def present(
     topics: Collection[str] | None = None,
 ) -> list[StoredEvent] | None:
     """At most ``limit`` events of a range, in log order; None: a part of it is dropped."""
+    bound = range_of(after, to, limit, organisation_id=organisation_id, topics=topics)
     async with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
         # Planned each time: a plan made while the log was short would read all of it later on.
-        await cursor.execute(
-            _BETWEEN,
-            {
-                "after": after,
-                "last": to,
-                "organisation": organisation_id,
-                "topics": None if topics is None else list(topics),
-                "limit": limit,
-            },
-            prepare=False,
-        )
-        rows = await cursor.fetchall()
+        await cursor.execute(BETWEEN, bound, prepare=False)
+        return found_between(await cursor.fetchall())
+
+
+def range_of(
+    after: int,
+    to: int,
+    limit: int,
+    *,
+    organisation_id: UUID | None = None,
+    topics: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """The parameters of ``BETWEEN``."""
+    return {
+        "after": after,
+        "last": to,
+        "organisation": organisation_id,
+        "topics": None if topics is None else list(topics),
+        "limit": limit,
+    }
+
+
+def found_between(rows: Sequence[tuple[Any, ...]]) -> list[StoredEvent] | None:
+    """What ``BETWEEN`` found; None: a part of the range is dropped."""
     if rows[0][0]:
         return None
     return [StoredEvent(*row[1:]) for row in rows if row[1] is not None]

@@ -103,6 +103,7 @@ class _Secret(NamedTuple):
     wrapped: bytes
     index_key: bytes
     digest_key: bytes
+    webhook_key: bytes
 
 
 class PersonKeys:
@@ -133,6 +134,16 @@ class PersonKeys:
             LogUnavailable: the database did not answer in time.
         """
         return hmac.digest((await self._secret()).digest_key, digest, "sha256")
+
+    async def webhook_key(self) -> bytes:
+        """The key that secrets of webhooks are encrypted with: derived from the secret that the
+        master key wraps, so that it outlives that key's rotation.
+
+        Raises:
+            WrongMasterKey: nothing can be signed with it.
+            LogUnavailable: the database did not answer in time.
+        """
+        return (await self._secret()).webhook_key
 
     async def for_writing(self, persons: Sequence[Person]) -> list[Made]:
         """Pseudonym and cipher of each person, made where there is none; one round trip, in which
@@ -320,6 +331,7 @@ class PersonKeys:
                 wrapped,
                 derived_key(secret, "chainlytics:person-index"),
                 derived_key(secret, "chainlytics:command-digest"),
+                derived_key(secret, "chainlytics:webhook-secrets"),
             )
         return self._opened
 

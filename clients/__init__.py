@@ -1,0 +1,1 @@
+"""Clients made from the OpenAPI document, and what lints it: `make clients`, `make contract`."""

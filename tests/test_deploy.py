@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from chainlytics.settings import Settings
 from domain.access import Role
 from eventstore.kafka.jars import VERSION as KAFKA
 from readmodels.access import QUERIES
-from tests.serving import SECRET
+from tests.serving import SECRET, order, post
 from tests.test_health import asked
 from tests.test_projection_status import api_alone
 
@@ -35,6 +37,8 @@ OURS = {
     "projector": {"postgres", "kafka", "relay"},
     "consumer": {"postgres", "kafka", "relay"},
     "intake": {"postgres", "kafka"},
+    "webhooks": {"postgres"},
+    "tasks": {"postgres"},
 }
 OTHERS = {
     "postgres": "pgvector/pgvector",
@@ -55,6 +59,7 @@ SETTINGS = {
     str(field.validation_alias or f"CHAINLYTICS_{name.upper()}")
     for name, field in Settings.model_fields.items()
 }
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 GRAFANA = ROOT / "deploy" / "grafana"
 DASHBOARD = json.loads((GRAFANA / "dashboards" / "chainlytics.json").read_text(encoding="utf-8"))
@@ -82,7 +87,8 @@ def test_the_services_of_the_system_are_there_with_pinned_images() -> None:
 @pytest.mark.parametrize("name", sorted(OURS.keys() | ONE_SHOT))
 def test_every_command_and_its_options_exist(name: str) -> None:
     command = SERVICES[name]["command"]
-    help_of_it = CliRunner().invoke(app, [command[0], "--help"], env={"COLUMNS": "200"})
+    words = list(takewhile(lambda word: not word.startswith("-"), command))
+    help_of_it = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200"})
     assert help_of_it.exit_code == 0, help_of_it.output
     for option in [word for word in command if word.startswith("--")]:
         assert re.search(rf"{option}\b", re.sub(r"\x1b\[[0-9;]*m", "", help_of_it.output)), option
@@ -134,8 +140,22 @@ def test_every_variable_exists_and_keys_are_with_who_needs_them() -> None:
     assert who["CHAINLYTICS_TRANSPORT"] == set(OURS)
     assert who["DATABASE_URL"] == set(OURS)
     assert who["CHAINLYTICS_TOKEN_SECRET"] == {"api", "intake", "scrape-token"}
-    assert who["CHAINLYTICS_MASTER_KEY"] == {"api", "intake"}
+    assert who["CHAINLYTICS_MASTER_KEY"] == {"api", "intake", "webhooks", "tasks"}
     assert who["CHAINLYTICS_SEAL_KEY"] == {"projector"}
+    for variable in ("CHAINLYTICS_IDENTITY_PROVIDERS", "CHAINLYTICS_IDENTITY_LOCAL"):
+        assert who[variable] == {"api", "intake"}, "whoever takes tokens believes the same"
+    assert who["CHAINLYTICS_MAIL"] == who["CHAINLYTICS_IDENTITY_REGISTRATION"] == {"api"}
+    assert who["CHAINLYTICS_WEBHOOK_PRIVATE_ADDRESSES"] >= {"api", "webhooks"}
+    assert who["CHAINLYTICS_TASKS_AT_ONCE"] == {"tasks"}
+
+
+def test_every_setting_of_the_example_reaches_who_reads_it() -> None:
+    """But where the API listens in its container, and a key for one command only."""
+    example = (ROOT / ".env.example").read_text(encoding="utf-8")
+    names = set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE)) & SETTINGS
+    given = {variable for name in OURS for variable in SERVICES[name]["environment"]}
+    elsewhere = {"CHAINLYTICS_HOST", "CHAINLYTICS_PORT", "CHAINLYTICS_MASTER_KEY_OLD"}
+    assert names - given == elsewhere
 
 
 def test_a_filled_in_environment_makes_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,13 +236,30 @@ def test_every_name_in_the_example_environment_is_used(monkeypatch: pytest.Monke
 
 def test_the_image_copies_every_package_and_checks_a_path_that_exists() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"benchmarks", "tests"}
+    packages = set(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
     assert packages == set(re.findall(r"^COPY (\w+) \1$", dockerfile, re.MULTILINE))
+    tools = {path.parent.name for path in ROOT.glob("*/__init__.py")} - packages
+    assert tools == {"benchmarks", "clients"}, "what is neither is of the system"
     assert "USER chainlytics" in dockerfile
     assert "/api/v1/health" in dockerfile
     # A fresh volume takes over who owns its folder in the image.
     for folder in ("/archive", "/var/lib/chainlytics", "/run/scrape"):
         assert re.search(rf"install --directory .*{folder}\b", dockerfile), folder
+
+
+def test_the_image_can_send_traces_and_errors_and_reach_an_archive() -> None:
+    """It is made of the lock, which is that of the extra ``dev``."""
+    extras = {
+        name: {re.split(r"[^\w-]", one)[0] for one in requirements}
+        for name, requirements in PROJECT["project"]["optional-dependencies"].items()
+    }
+    wanted = extras["otel"] | extras["sentry"] | extras["s3"]
+    assert len(wanted) == 4
+    assert wanted <= extras["dev"]
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert wanted <= set(re.findall(r"^([\w-]+)(?:\[[\w,-]+\])?==", lock, re.MULTILINE))
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert "--require-hashes -r requirements.lock" in dockerfile
 
 
 # The token that Prometheus asks with
@@ -268,6 +305,8 @@ def served_metrics(database: str, tmp_path_factory: pytest.TempPathFactory) -> d
             sql.execute("UPDATE projections SET rate = 1")
             sql.execute("""INSERT INTO projection_rebuilds (name, fingerprint, position)
                 SELECT name, '', 0 FROM projections""")
+        with served.client() as client:
+            post(client, "/orders", order("O-1"))
         with served.client(Role.VIEWER) as client:
             texts = [client.get(f"{served.url}/metrics").text]
     with asked(Pulse()) as process:
@@ -302,7 +341,7 @@ def test_every_metric_and_label_that_is_asked_for_is_served(
 ) -> None:
     text = expressions()[where]
     without_labels = re.sub(r"\{[^}]*\}|\b(by|on) \([^)]*\)|\[[^\]]*\]", "", text)
-    names = set(re.findall(r"\b[a-z]\w*_\w+|\bup\b", without_labels))
+    names = set(re.findall(r"\b[a-z]\w*_\w+\b(?!\()|\bup\b", without_labels))
     assert names
     assert names <= served_metrics.keys(), names - served_metrics.keys()
     labels = {"job", "service"}.union(  # Prometheus' own, and ours
@@ -327,6 +366,10 @@ def test_alerts_say_what_is_wrong_and_tell_of_what_must_be_told() -> None:
         "chainlytics_projection_behind_seconds",
         "chainlytics_projection_lane_behind_seconds",
         "chainlytics_projection_dead_letters",
+        "chainlytics_webhook_up",
+        "chainlytics_webhook_behind_seconds",
+        'chainlytics_webhook_deliveries{state="dead"}',
+        "chainlytics_task_waiting_seconds",
     ):
         assert metric in asked_for
     for name in OURS.keys() - {"api"}:

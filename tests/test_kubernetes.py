@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from chainlytics.cli import app
 from chainlytics.settings import Settings
+from eventstore.webhooks.addresses import kind_of
 from ml.catalogue import FEATURE_TABLES
 from projections.catalogue import TABLES
 from tests.kustomization import Manifest, build, key, load
@@ -24,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent / "deploy" / "kubernetes"
 VERSIONS = ("1.31", "1.37")
 FOLDERS = ("base", "overlays/production", "overlays/trial")
 BUILT = {folder: build(ROOT / folder) for folder in FOLDERS}
-PROCESSES = {"api", "relay", "projector", "consumer", "intake"}
+PROCESSES = {"api", "relay", "projector", "consumer", "intake", "webhooks", "tasks"}
 CASES = [
     pytest.param(folder, manifest, id=f"{folder} {' '.join(key(manifest))}")
     for folder, manifests in BUILT.items()
@@ -35,9 +37,21 @@ SECRETS_OF: dict[str, tuple[set[str], set[str] | None]] = {
     "chainlytics-database": ({"DATABASE_URL"}, None),
     "chainlytics-kafka": ({"CHAINLYTICS_KAFKA_USERNAME", "CHAINLYTICS_KAFKA_PASSWORD"}, None),
     "chainlytics-tokens": ({"CHAINLYTICS_TOKEN_SECRET"}, {"api", "intake"}),
-    "chainlytics-personal": ({"CHAINLYTICS_MASTER_KEY"}, {"api", "intake"}),
+    "chainlytics-personal": (
+        {"CHAINLYTICS_MASTER_KEY"},
+        {"api", "intake", "webhooks", "tasks"},
+    ),
     "chainlytics-seal": ({"CHAINLYTICS_SEAL_KEY"}, {"projector"}),
+    "chainlytics-identity": ({"CHAINLYTICS_IDENTITY_PROVIDERS"}, {"api", "intake"}),
+    "chainlytics-mail": ({"CHAINLYTICS_MAIL"}, {"api"}),
+    "chainlytics-telemetry": ({"CHAINLYTICS_OTLP_HEADERS", "CHAINLYTICS_SENTRY_DSN"}, None),
 }
+#: Secrets without which a deployment works too.
+OPTIONAL = {
+    *("chainlytics-kafka", "chainlytics-identity", "chainlytics-mail", "chainlytics-telemetry"),
+}
+#: Who may go where on the internet, beside what all may; ports by who.
+INTERNET = {"webhooks": {443, 8443}, "api": {443, 465, 587, 8443}, "intake": {443}}
 
 
 def named(folder: str, kind: str) -> dict[str, Manifest]:
@@ -100,8 +114,7 @@ def test_every_process_runs_a_command_that_exists(folder: str) -> None:
     deployments = named(folder, "Deployment")
     assert deployments.keys() == PROCESSES
     for name, deployment in deployments.items():
-        [command] = container(deployment)["args"]
-        done = CliRunner().invoke(app, [command, "--help"])
+        done = CliRunner().invoke(app, [*container(deployment)["args"], "--help"])
         assert done.exit_code == 0, done.output
         selector = deployment["spec"]["selector"]["matchLabels"]
         assert selector == deployment["spec"]["template"]["metadata"]["labels"]
@@ -115,19 +128,40 @@ def test_every_setting_and_secret_exists_and_goes_to_who_needs_it(
     config = named(folder, "ConfigMap")["chainlytics"]["data"]
     assert config.keys() <= SETTINGS
     assert not config.keys() & set(SECRETS)
+    identity = named(folder, "ConfigMap")["chainlytics-identity"]["data"]
+    assert identity.keys() == {
+        name
+        for name in SETTINGS
+        if re.match(r"CHAINLYTICS_(IDENTITY|MAIL)", name)
+        and all(name not in keys for keys, _ in SECRETS_OF.values())
+    }
     given: dict[str, set[str]] = {name: set() for name in SECRETS_OF}
+    read: dict[str, set[str]] = {"chainlytics": set(), "chainlytics-identity": set()}
     for name, deployment in named(folder, "Deployment").items():
         for source in container(deployment)["envFrom"]:
             [(kind, reference)] = source.items()
             if kind == "configMapRef":
-                assert reference["name"] == "chainlytics"
+                read[reference["name"]].add(name)
             else:
+                assert reference.get("optional", False) is (reference["name"] in OPTIONAL)
                 given[reference["name"]].add(name)
         for variable in container(deployment).get("env", []):
-            reference = variable["valueFrom"]["secretKeyRef"]
+            [(kind, reference)] = variable["valueFrom"].items()
             assert variable["name"] == reference["key"]
+            if kind == "configMapKeyRef":
+                assert reference["key"] in named(folder, "ConfigMap")[reference["name"]]["data"]
+                read[f"{reference['name']} {reference['key']}"] = {name}
+                continue
+            assert kind == "secretKeyRef"
+            assert reference.get("optional", False) is (reference["name"] in OPTIONAL)
             assert reference["key"] in SECRETS_OF[reference["name"]][0]
             given[reference["name"]].add(name)
+    assert read == {
+        "chainlytics": PROCESSES,
+        "chainlytics-identity": {"api"},
+        # Whoever takes tokens in believes the same ones.
+        "chainlytics-identity CHAINLYTICS_IDENTITY_LOCAL": {"intake"},
+    }
     for name, (keys, who) in SECRETS_OF.items():
         assert given[name] == (who or PROCESSES), name
         assert keys <= SETTINGS
@@ -138,6 +172,10 @@ def test_every_setting_and_secret_exists_and_goes_to_who_needs_it(
     settings = Settings()
     assert settings.transport == "kafka"
     assert settings.cluster() is not None
+    for name, value in identity.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://somebody@postgres.invalid/chainlytics")
+    assert Settings().registration is False
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -199,6 +237,68 @@ def test_the_network_is_closed_but_for_what_is_named(folder: str) -> None:
     assert all("ports" in rule for one in policies.values() for rule in one.get("egress", []))
 
 
+def test_only_who_must_goes_to_the_internet_and_to_public_addresses_by_https() -> None:
+    policies = {name: one["spec"] for name, one in named("base", "NetworkPolicy").items()}
+    found: dict[str, set[int]] = {name: set() for name in PROCESSES}
+    for policy in (one for name, one in policies.items() if name not in ("nothing", "out")):
+        for rule in policy.get("egress", []):
+            ports = {port["port"] for port in rule["ports"]}
+            for name in _selected(policy["podSelector"]):
+                found[name] |= ports
+            if ports & {443, 8443}:
+                allowed = [block["ipBlock"] for block in rule["to"]]
+                for address in NOT_PUBLIC:
+                    assert kind_of(ip_address(address)), address
+                    assert not any(_holds(block, address) for block in allowed), address
+                for address in ("93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"):
+                    assert any(_holds(block, address) for block in allowed), address
+    assert {name: ports for name, ports in found.items() if ports} == INTERNET
+    everybody = {port["port"] for rule in policies["out"]["egress"] for port in rule["ports"]}
+    assert everybody == {53, 5432, 9092}
+
+
+#: What webhooks refuse themselves (eventstore/webhooks/addresses.py), once more by the network.
+NOT_PUBLIC = (
+    *("10.1.2.3", "172.16.0.1", "192.168.1.1", "127.0.0.1", "169.254.169.254", "100.64.0.1"),
+    *("0.0.0.0", "224.0.0.1", "255.255.255.255", "198.18.0.1", "192.0.0.192", "168.63.129.16"),
+    *("192.0.2.1", "192.31.196.1", "192.52.193.1", "192.88.99.1", "192.175.48.1", "198.51.100.1"),
+    *("203.0.113.1", "2001::1", "2001:db8::1", "2002::1", "2620:4f:8000::1", "3fff::1"),
+    *(
+        "::1",
+        "fe80::1",
+        "fd00:ec2::254",
+        "fc00::1",
+        "ff02::1",
+        "::ffff:10.1.2.3",
+        "64:ff9b::a01:203",
+    ),
+)
+
+
+def _holds(block: dict[str, Any], address: str) -> bool:
+    one = ip_address(address)
+    inside = [ip_network(each) for each in (block["cidr"], *block.get("except", ()))]
+    assert all(other.version == inside[0].version for other in inside)
+    return one in inside[0] and not any(one in other for other in inside[1:])
+
+
+def _selected(selector: dict[str, Any]) -> set[str]:
+    """The processes that a policy is about, by their labels."""
+    labels = {
+        name: one["spec"]["template"]["metadata"]["labels"]
+        for name, one in named("base", "Deployment").items()
+    }
+    return {
+        name
+        for name, mine in labels.items()
+        if selector["matchLabels"].items() <= mine.items()
+        and all(
+            (one["operator"], mine.get(one["key"]) in one["values"]) == ("In", True)
+            for one in selector.get("matchExpressions", [])
+        )
+    }
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_there_are_never_more_workers_than_lanes(folder: str) -> None:
     lanes = int(named(folder, "ConfigMap")["chainlytics"]["data"]["CHAINLYTICS_KAFKA_LANES"])
@@ -215,6 +315,9 @@ def test_there_are_never_more_workers_than_lanes(folder: str) -> None:
             assert scaler["spec"]["maxReplicas"] == lanes
     for name in ("relay", "intake"):
         assert 1 <= named(folder, "Deployment")[name]["spec"]["replicas"] <= lanes
+    for name in ("webhooks", "tasks"):
+        replicas = named(folder, "Deployment")[name]["spec"]["replicas"]
+        assert replicas == (1 if folder.endswith("trial") else 2), name
     budgets = named(folder, "PodDisruptionBudget")
     assert budgets.keys() == PROCESSES
     for name, budget in budgets.items():

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import append, decide, growth, load, project, relay, seal, spine
+from benchmarks import append, decide, growth, http, load, project, relay, seal, spine
 from chainlytics.memory import calm_collector
 from eventstore.embedded import EmbeddedPostgres
 
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "append": append,
     "decide": decide,
     "growth": growth,
+    "http": http,
     "load": load,
     "project": project,
     "relay": relay,

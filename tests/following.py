@@ -15,11 +15,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import psutil
-import uvicorn
 from fastapi import FastAPI
 
-from api.serving import MOST_BYTES, Http, Sockets
-from chainlytics.cli.server import _Server, build_api
+from chainlytics.cli.server import _Server, build_api, server_config
 from chainlytics.settings import Settings
 from eventstore import prepare_database
 from tests.serving import SECRET, Served, accepted, order, until
@@ -109,16 +107,7 @@ def live_server(database: str, home: Path, **settings: Any) -> Iterator[tuple[Se
     app = build_api(Settings(home=home, token_secret=SECRET, **settings), database)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            app,
-            log_level="error",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=5,
-            http=Http,
-            ws=Sockets,
-            ws_max_size=MOST_BYTES,
-        )
+        config = server_config(app, log_level="error")
         server = _Server(config, app)
         thread = Thread(target=server.run, args=([listener],), name="server")
         thread.start()

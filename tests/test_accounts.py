@@ -23,7 +23,6 @@ from uuid import uuid4
 import httpx
 import psycopg
 import pytest
-import uvicorn
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 from argon2 import PasswordHasher
@@ -39,7 +38,7 @@ from api.identity.mail import Letter, MailNotSent, SmtpMail, SmtpServer, mail_of
 from api.identity.passwords import Passwords, refused
 from chainlytics.cli.accounts import app as accounts_cli
 from chainlytics.cli.console import CliError
-from chainlytics.cli.server import _Server, build_api
+from chainlytics.cli.server import _Server, build_api, server_config
 from chainlytics.settings import Settings
 from eventstore import prepare_database
 from eventstore.client_applications import ClientApplications
@@ -130,7 +129,7 @@ def serving(database: str, home: Path, **settings: Any) -> Iterator[tuple[Served
     app = build_api(made, database)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="critical", access_log=False, server_header=False)
+        config = server_config(app, log_level="critical")
         server = _Server(config, app)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

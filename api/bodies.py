@@ -17,6 +17,8 @@ from api.errors import http_problem
 MAX_BODY = 1_000_000
 #: Methods whose requests have no body that anybody reads.
 BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})
+#: The media type of tables (RFC 4180).
+TABLE = b"text/csv"
 #: Levels of arrays and objects within each other.
 MAX_DEPTH = 32
 # Possessive, and the last quote may be missing: it cannot fail, so it reads every byte once.
@@ -63,7 +65,8 @@ class NotUtf8(HTTPException):
 
 class Bodies:
     """Reads a body whole before anybody else does, and refuses what is past the limits; whatever it
-    says it is, since who reads it may be told otherwise.
+    says it is, since who reads it may be told otherwise. Only what says that it is a table is never
+    taken for JSON: endpoints of JSON answer it with 415.
 
     Args:
         app: takes what is good.
@@ -85,20 +88,22 @@ class Bodies:
             await self._app(scope, receive, send)
             return
         limit = self._larger.get(scope["path"], MAX_BODY)
-        kinds = 0
+        kinds, is_table = 0, False
         try:
             for name, value in scope["headers"]:
                 if name == b"content-length" and value.isdigit() and int(value[:20]) > limit:
                     raise TooLarge(limit)
                 if name == b"content-encoding" and value.lower() != b"identity":
                     raise HTTPException(415, "send the body as it is: without Content-Encoding")
-                kinds += name == b"content-type"
+                if name == b"content-type":
+                    kinds += 1
+                    is_table = value.partition(b";")[0].strip().lower() == TABLE
             if kinds > 1:
                 raise HTTPException(415, "Content-Type stands there more than once")
             if scope["path"] in self._larger:
                 receive = _passed_on(receive, limit)
             else:
-                receive = await self._whole(receive)
+                receive = await self._whole(receive, is_table)
         except ClientDisconnect:
             return  # nobody is there to be answered
         except HTTPException as error:
@@ -106,17 +111,18 @@ class Bodies:
             return
         await self._app(scope, receive, send)
 
-    async def _whole(self, receive: Receive) -> Receive:
-        """The body in one message, looked at."""
+    async def _whole(self, receive: Receive, is_table: bool) -> Receive:
+        """The body in one message, looked at; of a table nobody parses JSON."""
         message = await self._soon(_gathered(receive))
         body = message.get("body", b"")
         if len(body) > MAX_BODY:
             raise TooLarge
-        # As the parser guesses, by the first bytes.
-        if not (encoding := json.detect_encoding(body)).startswith("utf-8"):
-            raise NotUtf8(encoding)
-        if is_too_deep(body):
-            raise TooDeep
+        if not is_table:
+            # As the parser guesses, by the first bytes.
+            if not (encoding := json.detect_encoding(body)).startswith("utf-8"):
+                raise NotUtf8(encoding)
+            if is_too_deep(body):
+                raise TooDeep
         first: Message | None = message
 
         async def again() -> Message:

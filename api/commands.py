@@ -46,6 +46,8 @@ class Accepted(BaseModel):
 Answer = Callable[[Dependencies, UUID, Receipt, Response], Awaitable[BaseModel]]
 #: Raises Refused for a command of an organisation.
 Check = Callable[[Dependencies, UUID, Any], Awaitable[None]]
+#: Raises Forbidden for a command and who sends it.
+Guard = Callable[[Dependencies, Any, Context], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,13 @@ class Post:
         path: fields in braces come from the path, the others from the body.
         now: fields that are the server's time where the body leaves them out.
         made: fields that the server makes up (a uuid) where the body leaves them out.
+        caller: fields that are the caller over HTTP; elsewhere they are said, and compared.
         check: refuses what the command's own rules cannot know, from read models. It is asked
             before the command is sent; a retry gets its first answer whatever it says.
+        guard: refuses who may not send it for more than the roles of the command's handler.
         errors: statuses beside the usual ones.
         own: what is sent for who may not send the command; it has the same fields.
+        named: the field that names what the command is about, where a stream holds several such.
         answer: makes the answer, of the class ``answers``, where it is not ``Accepted``.
     """
 
@@ -68,10 +73,13 @@ class Post:
     summary: str
     now: Sequence[str] = ()
     made: Sequence[str] = ()
+    caller: Sequence[str] = ()
     status: int = 200
     errors: Sequence[int] = (404, 409)
     check: Check | None = None
+    guard: Guard | None = None
     own: type[Command] | None = None
+    named: str | None = None
     answer: Answer | None = None
     answers: type[BaseModel] = Accepted
     example: Mapping[str, Any] = field(default_factory=dict)
@@ -120,7 +128,7 @@ def mount(router: APIRouter, posts: Sequence[Post]) -> None:
 def _endpoint(post: Post) -> Callable[..., Any]:
     """A function whose signature FastAPI reads: path fields, body, idempotency key."""
     in_path = path_fields(post)
-    body_model = body_of(post, in_path)
+    body_model = body_of(post, [*in_path, *post.caller])
 
     async def endpoint(
         request: Request,
@@ -136,7 +144,8 @@ def _endpoint(post: Post) -> Callable[..., Any]:
             only_one(request, "Idempotency-Key")
         sent = body.model_dump(exclude_unset=True, mode="json")
         read = {name: getattr(body, name) for name in body.model_fields_set}
-        command, digest = asked(post, path, sent, read)
+        named = path | dict.fromkeys(post.caller, caller.actor)
+        command, digest = asked(post, named, sent, read)
         if post.own is not None and not may_send(post.command, caller):
             command = post.own(**command.model_dump())
         own = caller.organisation_id
@@ -150,13 +159,13 @@ def _endpoint(post: Post) -> Callable[..., Any]:
             digest=digest,
             expected=expected_in(request, if_match),
         )
-        await checked(post.check, deps, command, context)
+        await checked(post.check, deps, command, context, post.guard)
         receipt = await deps.bus.execute(command, context)
         deps.authorisation.memberships.changed(own, receipt.stream)
         tagged(response, receipt.version)
         if post.answer is not None:
             return await post.answer(deps, own, receipt, response)
-        return accepted(receipt)
+        return accepted(receipt, post, command)
 
     parameters = [
         _parameter("request", Request),
@@ -216,11 +225,15 @@ def asked(
     return command, digest_of_words(post.command, path, sent)
 
 
-def accepted(receipt: Receipt) -> Accepted:
-    """The answer to a command that was taken."""
+def accepted(
+    receipt: Receipt, post: Post | None = None, command: Command | None = None
+) -> Accepted:
+    """The answer to a command that was taken; its id is the stream's, unless the endpoint says
+    which field names what the command is about."""
+    named = None if post is None or post.named is None else getattr(command, post.named)
     return Accepted(
         stream=receipt.stream,
-        id=receipt.stream.partition("/")[2],
+        id=named or receipt.stream.partition("/")[2],
         version=receipt.version,
         position=receipt.position,
         repeated=receipt.repeated,
@@ -228,20 +241,33 @@ def accepted(receipt: Receipt) -> Accepted:
 
 
 async def checked(
-    check: Check | None, deps: Dependencies, command: Command, context: Context
+    check: Check | None,
+    deps: Dependencies,
+    command: Command,
+    context: Context,
+    guard: Guard | None = None,
 ) -> None:
-    """Ask an endpoint's check, for those who may send the command at all; the others are refused,
-    and noted, by the bus.
+    """Ask an endpoint's guard and its check, for those who may send the command at all; the others
+    are refused, and noted, by the bus.
 
     Raises:
-        Refused: it says no.
+        Forbidden: the guard says no.
+        Refused: the check says no.
         ReadModelBehind: what it has to read is not there in time.
     """
-    if check is None:
+    if check is None and guard is None:
         return
     try:
         deps.bus.allows(command, context)
     except Forbidden:
+        return
+    if guard is not None:
+        try:
+            await guard(deps, command, context)
+        except Forbidden as error:
+            deps.bus.not_taken(command, context, error)
+            raise
+    if check is None:
         return
     try:
         await check(deps, context.organisation_id, command)

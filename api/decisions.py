@@ -264,6 +264,21 @@ async def known(read: ReadModels, decision_id: str) -> DecisionDetail:
     return found
 
 
+async def explanation_of(
+    read: ReadModels, decision_id: str, candidate: int | None
+) -> tuple[Explanation, DecisionDetail]:
+    """A decision's explanation, for all of its candidates or one, and its events, as its stream has
+    them.
+
+    Raises:
+        NotFound: there is none of that id, it has no explanation, or no such candidate.
+    """
+    found = await decisions.evidence(read, decision_id)
+    if found is None:
+        raise NotFound("decision", decision_id)
+    return await _explained(read, found, candidate), found
+
+
 async def _explained(read: ReadModels, found: DecisionDetail, candidate: int | None) -> Explanation:
     if found.failed is not None:
         code, detail = found.failed["code"], found.failed["detail"]

@@ -31,6 +31,7 @@ from ml.hypotheses import Hypotheses
 from ml.replay import Replayed
 from readmodels.access import OF_THE_SERVER, QUERIES
 from readmodels.database import ReadModels
+from readmodels.exports import Exports
 from readmodels.page import MAX_LIMIT
 from readmodels.past import Past
 from readmodels.people import People
@@ -65,6 +66,7 @@ class Dependencies:
     webhooks: Webhooks
     retention: Retention
     uploads: Uploads
+    exports: Exports
     #: Bytes of one uploaded file.
     upload_bytes: int
     #: Looks whether the database answers, over a connection of its own.

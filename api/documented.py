@@ -12,122 +12,7 @@ from domain.values import CURRENCIES
 _ID = "6f1b7a52-0c35-4c1e-9d57-0d4a5a3c8f11"
 
 _TAG = r'(W/)?"[!#-~]*"'
-#: In the order in which the document lists them.
-TAGS: Mapping[str, str] = {
-    "orders": "Orders of customers, from being placed to being delivered.",
-    "inventory": "Sites, and the stock that they hold.",
-    "transport": "Vehicles, and which sites may send where.",
-    "people": "Personal data, which only those see who may; and its erasure.",
-    "decisions": "Decisions asked of models: their reasons, reviews, outcomes and replays.",
-    "reviews": "What people say to decisions.",
-    "explanations": "What a model would say: of a made-up case, or of other values.",
-    "policies": "When people take over, when alerts are raised, and the stop switch of a kind.",
-    "models": "Models, their approval, their roles and how well they do.",
-    "kpis": "Figures by day.",
-    "audit": "Who did what, who looked at whom, and how long records are kept.",
-    "proof": "Signed heads of the log, and proofs from them.",
-    "archive": "Where old events are.",
-    "projections": "How far read models and the relay are behind the log.",
-    "stream": "The log as it grows, live.",
-    "messages": "What goes over Kafka: the AsyncAPI document and the schemas of messages.",
-    "organisations": "Organisations, their members, roles, invitations and API keys.",
-    "auth": "Signing in and out, and the tokens that come of it.",
-    "users": "The account of whoever is signed in.",
-    "webhooks": "Addresses of yours that are told of events, and what was delivered.",
-    "tasks": "Work that takes longer than a request.",
-    "health": "Whether it is well, for operators.",
-}
 
-#: Schemas that are called otherwise in the code, where a file's name stands beside.
-NAMES: Mapping[str, str] = {
-    "domain__access__Role": "Role",
-    "Role-Output": "Role",
-    "domain__models__Role": "ModelRole",
-    "api__webhooks__Replayed": "ReplayedDeliveries",
-    "ml__replay__Replayed": "ReplayedDecision",
-    "Change": "FeatureChange",
-    "SentChange": "SentFeatureChange",
-    "Push": "FeaturePush",
-    "Step": "TimelineStep",
-    "State": "ReadModelState",
-    "Result": "CommandResult",
-    "Reason": "ErasureReason",
-    "Erasure": "ErasePersonBody",
-    "Search": "FindPeopleBody",
-    "HypotheticalCase": "ExplainHypotheticalBody",
-    "WhatIfCase": "WhatIfBody",
-    "Registration": "RegisterBody",
-    "Verification": "VerifyBody",
-    "Login": "LoginBody",
-    "Refresh": "RefreshBody",
-    "ResetRequest": "AskResetBody",
-    "Reset": "ResetBody",
-    "Founding": "FoundOrganisationBody",
-    "Inviting": "InviteMemberBody",
-    "Accepting": "AcceptInvitationBody",
-    "Issuing": "IssueApiKeyBody",
-    "Founded": "FoundedOrganisation",
-    "Invited": "IssuedInvitation",
-    "Issued": "IssuedApiKey",
-    "Tested": "WebhookTest",
-    "Backlog": "WebhookBacklog",
-    "Letter": "DeadDelivery",
-    "Live": "Liveness",
-    "Ready": "Readiness",
-    "Database": "DatabaseHealth",
-    "Models": "ModelsHealth",
-    "Deciding": "ConsumerHealth",
-}
-
-#: What parameters of these names mean, where an endpoint does not say it itself.
-PARAMETERS: Mapping[str, str] = {
-    "order_id": "The order.",
-    "site_id": "The site.",
-    "sku": "The article.",
-    "vehicle_id": "The vehicle.",
-    "decision_id": "The decision.",
-    "customer_id": "The customer's account.",
-    "person": "The person's pseudonym.",
-    "subject_id": "What a decision is about, an order for example.",
-    "model_hash": "The model: the SHA-256 of its bytes.",
-    "kind": "The kind of decision; `GET /kinds` lists them.",
-    "region": "The region's code.",
-    "status": "Only those of this status.",
-    "stage": "Only those that have come this far.",
-    "area": "Only events of this business area.",
-    "stream_id": "Only events of this stream.",
-    "stream": "Only those of this stream, as `orders/O-1`.",
-    "actor": "Only what this actor did.",
-    "command": "Only commands of this name.",
-    "result": "Only those that ended so.",
-    "from": "From this moment on.",
-    "to": "Up to this moment.",
-    "name": "Its name; the list has it.",
-    "topic": "The message's name, as `orders.OrderPlaced.v1`.",
-    "organisation_id": "The organisation.",
-    "role": "Only those with this role.",
-    "member": "The member, as `GET /organisation/members` names it.",
-    "invitation_id": "The invitation.",
-    "key_id": "The API key; not the key itself.",
-    "webhook_id": "The webhook.",
-    "task_id": "The task.",
-    "user_id": "The user.",
-    "session_id": "The session.",
-    "open": "True: only those that are open; false: only those that are closed.",
-    "mode": "Only those of this kind.",
-    "retired": "True: only those that are out of use; false: only those in use.",
-    "forbidden": "True: only those that are forbidden; false: only those that are not.",
-    "placed_since": "Placed at this moment or later.",
-    "placed_until": "Placed before this moment.",
-    "promised_since": "Promised for this moment or later.",
-    "promised_until": "Promised for before this moment.",
-    "requested_since": "Requested at this moment or later.",
-    "requested_until": "Requested before this moment.",
-    "x-min-position": "As `min_position`; the larger of the two counts.",
-    "x-organisation-id": "The organisation that is meant, where you are a member of several.",
-    "if-none-match": "The `ETag` that you have: the answer is 304 if it is still that.",
-    "last-event-id": "The id of the last event that you have: a log position.",
-}
 
 #: What FastAPI's security schemes are, in the words of a user.
 SECURITY: Mapping[str, Mapping[str, Any]] = {
@@ -179,13 +64,20 @@ def _takes_a_key(operation: Mapping[str, Any]) -> bool:
 
 def _of_a_task(operation: Mapping[str, Any], status: str) -> bool:
     """Whether an answer to a command shows a task, and says where it is."""
-    good = status in ("200", "202")
-    return good and "tasks" in operation["tags"] and _takes_a_key(operation)
+    if status not in ("200", "202") or not _takes_a_key(operation):
+        return False
+    return "tasks" in operation["tags"] or operation["operationId"] in TASKS_ELSEWHERE
+
+
+def _located(operation: Mapping[str, Any], status: str) -> bool:
+    """Whether an answer to a command says where to look for what it brought about."""
+    good = status in ("200", "201", "202")
+    return _of_a_task(operation, status) or (good and operation["operationId"] in LOCATED)
 
 
 def _later(operation: Mapping[str, Any], status: str) -> bool:
     """Whether an answer says when to ask again."""
-    if status == "200" and operation["operationId"] == "get_task":
+    if status == "200" and operation["operationId"] in ("get_task", "get_simulation"):
         return True
     return status in ("409", "429", "503") or _of_a_task(operation, status)
 
@@ -200,6 +92,9 @@ TAGGED = frozenset(
     {
         "get_order",
         "get_site",
+        "get_product",
+        "get_stock_keeping",
+        "get_stock",
         "get_vehicle",
         "get_decision",
         "get_explanation",
@@ -214,10 +109,31 @@ TAGGED = frozenset(
         "get_member",
         "get_task",
         "get_webhook",
+        "get_client",
+        "get_metric",
+        "get_forecast",
+        "get_forecast_picture",
+        "get_plan",
+        "get_tour",
+        "get_scenario",
+        "get_simulation",
+        "simulation_results",
+        "get_schedule",
+        "get_alert",
+        "get_rule",
+        "get_subscription",
+        "explain_decision",
+        "get_factors",
+        "decision_insights",
     }
 )
 #: Commands whose answers have one although they take no `Idempotency-Key`.
 TAGGED_COMMANDS = frozenset({"accept_invitation"})
+
+#: Commands of other areas whose answers show a task.
+TASKS_ELSEWHERE = frozenset({"request_tours", "request_simulation", "cancel_simulation"})
+#: Commands whose answers say where something is that is no task.
+LOCATED = frozenset({"generate_scenario", "ask_and_wait"})
 
 #: Headers of answers; ``statuses`` says which answers have them.
 HEADERS: Mapping[str, Mapping[str, Any]] = {
@@ -261,10 +177,10 @@ HEADERS: Mapping[str, Mapping[str, Any]] = {
         "statuses": _of("429"),
     },
     "Location": {
-        "description": "Where the task is.",
+        "description": "Where what was asked for is: a task, usually.",
         "schema": {"type": "string", "format": "uri-reference"},
         "example": "/api/v1/tasks/T-1",
-        "statuses": _of_a_task,
+        "statuses": _located,
     },
     "Retry-After": {
         "description": "Seconds after which another try may help, or after which it is worth to "
@@ -291,12 +207,16 @@ CONTENT: Mapping[str, Mapping[str, Any]] = {
         "example": 'id: 1234\nevent: OrderPlaced\ndata: {"position": 1234}\n\n',
     },
     "text/csv": {"schema": {"type": "string"}, "example": "order_id,result\nO-1,accepted\n"},
+    "text/html": {"schema": {"type": "string"}, "example": "<!DOCTYPE html>\n<html></html>\n"},
     "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     "text/markdown": {
         "schema": {"type": "string"},
         "example": "# Model card\n\nWhat it decides, what it learned from, how well it does.\n",
     },
     "application/zip": {"schema": {"type": "string", "format": "binary"}},
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": {
+        "schema": {"type": "string", "format": "binary"}
+    },
     "application/schema+json": {
         "schema": {"type": "object"},
         "example": {"title": "OrderPlaced", "type": "object", "properties": {}},

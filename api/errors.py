@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
+from decimal import Decimal
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -30,6 +32,8 @@ from eventstore.persons.keys import WrongMasterKey
 from eventstore.seals.proofs import NoSuchEvent, NotSealed, Unprovable
 from ml.whatif import WrongCase
 from readmodels.database import ReadModelDiverged, ReadModelOutdated
+from readmodels.exports import BadFilter, ExportsBusy
+from readmodels.kpi_reports import BadReport
 from readmodels.page import BadCursor
 from readmodels.past import NotAMoment, NotByEffectiveTime, NotFoldable, NotInThePast
 from readmodels.positions import ReadModelBehind
@@ -43,7 +47,26 @@ UNPROCESSABLE = frozenset(
         "order.no_such_line",
         "order.lines_not_known",
         "order.line_sold_by_another_site",
+        "order.location_too_exact",
+        "order.promised_before_placed",
+        "order.quantity_not_in_steps",
+        "shipment.of_several_sites",
         "site.service_level_not_offered",
+        "product.currency_missing",
+        "product.not_what_the_unit_is",
+        "product.pack_not_of_steps",
+        "product.step_not_whole",
+        "stock_keeping.currency_missing",
+        "stock_keeping.level_not_of_steps",
+        "stock_keeping.max_level_too_low",
+        "stock_keeping.safety_above_reorder_point",
+        "route_rule.broken",
+        "route_rule.zone_crosses_itself",
+        "vehicle.contradicts_itself",
+        "vehicle.not_permitted_to_carry",
+        "vehicle.overloaded",
+        "tour.before_it_began",
+        "tour.no_such_stop",
         "vehicle.at_another_site",
         "vehicle.does_not_serve",
         "decision.unknown_kind",
@@ -51,9 +74,14 @@ UNPROCESSABLE = frozenset(
         "decision.option_rejected",
         "model.of_another_kind",
         "model.same_model",
+        "simulation.position_ahead",
+        "metric.reserved_id",
         "import.no_such_mapping",
         "import.other_files",
+        "import.file_unusable",
         "webhook.unknown_event",
+        "alert.snoozed_until_past",
+        "notification.no_address",
         "webhook.address_not_allowed",
         "webhook.https_needed",
         "webhook.port_not_allowed",
@@ -63,9 +91,10 @@ UNPROCESSABLE = frozenset(
     }
 )
 #: What this installation is not set up for: it is nobody's fault who asks.
-NOT_SET_UP = frozenset({"person.cannot_be_encrypted"})
+NOT_SET_UP = frozenset({"person.cannot_be_encrypted", "notification.no_mail"})
 #: Rules about who it is: another person may.
 NOT_THIS_PERSON = frozenset({"decision.needs_another_person", "model.needs_second_person"}) | {
+    "notification.of_somebody_else",
     *("task.of_somebody_else", "organisation.needs_a_person", "member.needs_invitation"),
     *("organisation.needs_an_account", "decision.needs_a_person", "model.needs_a_person"),
 }
@@ -238,6 +267,9 @@ _PLAIN: tuple[tuple[type[Exception], int, str, Mapping[str, str]], ...] = (
     (NotSealed, 409, "not-sealed", _RETRY),
     (BadCursor, 422, "bad-cursor", {}),
     (BadSort, 422, "bad-sort", {}),
+    (BadFilter, 422, "bad-filter", {}),
+    (BadReport, 422, "bad-report", {}),
+    (ExportsBusy, 503, "too-busy", {"Retry-After": "10"}),
     (NotAMoment, 422, "bad-as-of", {}),
     (NotInThePast, 422, "bad-as-of", {}),
     (NotByEffectiveTime, 422, "no-effective-time", {}),
@@ -260,15 +292,26 @@ async def _not_found(request: Request, error: Exception) -> JSONResponse:
 
 
 def _field_errors(error: RequestValidationError) -> list[FieldError]:
-    return [
-        FieldError(
-            # An unknown field's name is the sender's: of any length, of any characters.
-            field=_short(".".join(str(part) for part in one["loc"])) or "body",
-            rule=one["msg"],
-            value=None if _unsaid(one) else _short(one.get("input")),
-        )
-        for one in error.errors()[:50]
-    ]
+    return [_field_error(one) for one in error.errors()[:50]]
+
+
+def _field_error(error: Mapping[str, Any]) -> FieldError:
+    place, value = tuple(error["loc"]), error.get("input")
+    rule, unsaid = error["msg"], _unsaid(error)
+    if error["type"] == "value_error":
+        rule = rule.removeprefix("Value error, ")
+        # A rule over several fields says in front which one it is about: "ends_at: must be after".
+        named = re.match(r"([a-z_0-9]+)(?:\.\d+)?: ", rule)
+        if named and isinstance(value, Mapping) and named[1] not in place[-1:]:
+            place, value = (*(place or ("body",)), named[1]), value.get(named[1])
+            unsaid = unsaid or _unsaid({**error, "loc": place})
+            rule = rule[named.end() :]
+    return FieldError(
+        # An unknown field's name is the sender's: of any length, of any characters.
+        field=_short(".".join(str(part) for part in place)) or "body",
+        rule=rule,
+        value=None if unsaid else _short(value),
+    )
 
 
 def _unsaid(error: Mapping[str, Any]) -> bool:
@@ -293,12 +336,14 @@ async def _wrong_case(request: Request, error: Exception) -> JSONResponse:
 
 
 def _short(value: Any) -> Any:
-    """A refused value as it can be shown: scalars, cut; of anything larger its type."""
+    """A refused value as it can be shown: scalars, cut; of anything larger what it is in JSON."""
     if isinstance(value, str):
         return value[:100].encode("utf-8", "replace").decode()
     if isinstance(value, bool | None) or (isinstance(value, int) and abs(value) < 2**63):
         return value
-    return str(value)[:100] if isinstance(value, int | float) else type(value).__name__
+    if isinstance(value, int | float | Decimal | date):
+        return str(value)[:100]
+    return "an object" if isinstance(value, Mapping) else "a list"
 
 
 def http_problem(request: Request, error: HTTPException) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""Cases that never were, over HTTP: hypothetical options, what-ifs and counterfactuals."""
+"""Cases that never were, over HTTP: what-ifs and counterfactuals of decisions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.decisions import known
 from api.dependencies import NotFound, Parts, reading, tagged
 from api.errors import documented
-from domain.decisions import Weights
 from domain.errors import Refused
-from domain.models import Hash
 from domain.values import Id, Words
 from ml.catalogue import KINDS
 from ml.explaining import (
@@ -23,8 +21,9 @@ from ml.explaining import (
 )
 from ml.hypotheses import why_no_counterfactual
 from ml.kind import Kind
+from ml.rules import rule_for
 from ml.scoring import ADDITIVITY_TOLERANCE
-from ml.whatif import Change, Counterfactual, Option
+from ml.whatif import Change, Counterfactual
 from readmodels import models
 from readmodels.database import ReadModels
 
@@ -48,29 +47,6 @@ class HypotheticalOption(_Sent):
     features: Annotated[dict[Id, _Number | None], Field(max_length=200)]
     cost_minor: _Minor = 0
     carbon_g: _Minor = 0
-
-
-class HypotheticalCase(_Sent):
-    """Options of a kind. ``model_hash``: the kind's champion now where left out; ``weights``: the
-    kind's own."""
-
-    kind: Id
-    model_hash: Hash | None = None
-    weights: Weights | None = None
-    options: Annotated[list[HypotheticalOption], Field(min_length=1, max_length=200)]
-
-
-class HypotheticalAnswer(BaseModel):
-    """What a model says of each option, why, and which one it would choose (its index)."""
-
-    kind: str
-    model_hash: str
-    weights: Weights
-    chosen: int | None
-    options: list[ExplainedCandidate]
-    additivity_error: float
-    additivity_tolerance: float
-    additive: bool
 
 
 class SentChange(_Sent):
@@ -112,28 +88,6 @@ class CounterfactualAnswer(BaseModel):
     counterfactual: Counterfactual | None
 
 
-_CASE = {
-    "example": {
-        "summary": "Two ways for an order",
-        "value": {
-            "kind": "fulfilment",
-            "options": [
-                {
-                    "option": {"site_id": "S-AMS", "service_level": "standard"},
-                    "features": {"promised_days": 4, "site_backlog": 45, "transit_days": 2.5},
-                    "cost_minor": 490,
-                    "carbon_g": 500,
-                },
-                {
-                    "option": {"site_id": "S-AMS", "service_level": "express"},
-                    "features": {"promised_days": 4, "site_backlog": 45, "transit_days": 1},
-                    "cost_minor": 990,
-                    "carbon_g": 900,
-                },
-            ],
-        },
-    }
-}
 _CHANGES = {
     "example": {
         "summary": "An emptier site",
@@ -142,36 +96,6 @@ _CHANGES = {
         },
     }
 }
-
-
-@router.post("/explain", summary="Explain a hypothetical case", responses=documented(404, 409))
-async def explain_hypothetical(
-    case: Annotated[HypotheticalCase, Body(openapi_examples=_CASE)],
-    deps: Parts,
-    read: Annotated[ReadModels, reading("decisions.hypothetical", "model_list", "model_roles")],
-) -> HypotheticalAnswer:
-    """What a model would say of options that nobody asked about, with exact SHAP values and
-    sentences. Nothing is put on the log; hard constraints are not judged. With `as_of` the champion
-    is the one of that time."""
-    kind = KINDS.get(case.kind)
-    if kind is None:
-        raise NotFound("kind", case.kind)
-    model_hash = await _model(read, kind, case.model_hash)
-    weights = kind.subject.weights if case.weights is None else case.weights
-    options = [
-        Option(one.option, one.features, one.cost_minor, one.carbon_g) for one in case.options
-    ]
-    found = await deps.hypotheses.weigh(kind, model_hash, weights, options)
-    return HypotheticalAnswer(
-        kind=kind.name,
-        model_hash=model_hash,
-        weights=weights,
-        chosen=found.chosen,
-        options=explain_weighing(kind, found),
-        additivity_error=found.additivity_error,
-        additivity_tolerance=ADDITIVITY_TOLERANCE,
-        additive=found.additivity_error <= ADDITIVITY_TOLERANCE,
-    )
 
 
 @router.post(
@@ -227,13 +151,19 @@ async def get_counterfactual(
     return CounterfactualAnswer(decision_id=decision_id, sentence=sentence, counterfactual=found)
 
 
-async def _model(read: ReadModels, kind: Kind, model_hash: str | None) -> str:
-    """The model that is asked for, of this organisation and kind."""
+async def model_for(read: ReadModels, kind: Kind, model_hash: str | None) -> str:
+    """The model that is asked for, of this organisation and kind; the kind's rule, where none is
+    deployed."""
     if model_hash is None:
         live = await models.champion(read, kind.name)
-        if live is None:
+        if live is not None:
+            return live.model_hash
+        rule = rule_for(kind)
+        if rule is None:
             raise NotFound("champion of", kind.name)
-        return live.model_hash
+        return rule.hash
+    if (rule := rule_for(kind)) is not None and rule.hash == model_hash:
+        return model_hash
     model = await models.get_model(read, model_hash)
     if model is None:
         raise NotFound("model", model_hash)

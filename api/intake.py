@@ -191,7 +191,7 @@ class Intake:
                 assert one.error is not None
                 results[number] = one.error
                 self._noted(one)
-            elif one.sent[2].check is None:
+            elif one.sent[2].check is None and one.sent[2].guard is None:
                 together.append(number)
             else:
                 # It looks at what those before it left.
@@ -236,7 +236,7 @@ class Intake:
         command, context, post = one.sent
         for wait in (*self._waits_s, None):
             try:
-                await checked(post.check, self._deps, command, context)
+                await checked(post.check, self._deps, command, context, post.guard)
                 return await self._deps.bus.execute(command, context)
             except AWAY:
                 raise

@@ -1,4 +1,4 @@
-"""Sites and stock over HTTP."""
+"""Stock over HTTP."""
 
 from __future__ import annotations
 
@@ -10,39 +10,19 @@ from fastapi import APIRouter, Path, Query, Response
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, NotFound, reading, tagged
 from api.errors import documented
-from api.listing import Chosen, choosing, partial, sortable
-from domain.inventory import AdjustStock, CloseSite, OpenSite, PickStock, ReceiveStock
-from domain.values import Id, Region
+from api.history import HistoryEntry, history_of
+from api.listing import Search, sortable
+from commands.inventory import stock_stream
+from domain.inventory import AdjustStock, PickStock, ReceiveStock
+from domain.values import Id
 from readmodels import inventory
 from readmodels.database import ReadModels
-from readmodels.inventory import Site, StockLevel
+from readmodels.inventory import StockLevel
 from readmodels.page import Page
 
 router = APIRouter(tags=["inventory"])
 
 POSTS = (
-    Post(
-        "/sites",
-        OpenSite,
-        "Open a site",
-        now=("opened_at",),
-        status=201,
-        errors=(409,),
-        example={
-            "site_id": "S-BER",
-            "name": "Berlin",
-            "region": "DE-BE",
-            "service_levels": [{"code": "standard", "cost_minor": 490, "carbon_g": 500}],
-            "daily_capacity": 200,
-        },
-    ),
-    Post(
-        "/sites/{site_id}/close",
-        CloseSite,
-        "Close a site",
-        now=("closed_at",),
-        example={"reason": "lease ended"},
-    ),
     Post(
         "/stock/{site_id}/{sku}/receive",
         ReceiveStock,
@@ -68,37 +48,6 @@ POSTS = (
 mount(router, POSTS)
 
 
-@router.get("/sites", summary="List sites", responses=documented() | partial(Site, page=True))
-async def list_sites(
-    read: Annotated[ReadModels, reading("sites.list", "sites")],
-    chosen: Annotated[Chosen, choosing(Site)],
-    is_open: Annotated[bool | None, Query(alias="open")] = None,
-    region: Annotated[Region | None, Query()] = None,
-    sort: Annotated[str | None, sortable(inventory.SITE_SORTING)] = None,
-    cursor: Cursor = None,
-    limit: Limit = 50,
-) -> Page[Site]:
-    """Sites by id."""
-    found = await inventory.list_sites(
-        read, is_open=is_open, region=region, sort=sort, cursor=cursor, limit=limit
-    )
-    return chosen.of(found)
-
-
-@router.get("/sites/{site_id}", summary="Get a site", responses=documented(404))
-async def get_site(
-    site_id: Annotated[Id, Path()],
-    response: Response,
-    read: Annotated[ReadModels, reading("sites.get", "sites")],
-) -> Site:
-    """A site and the service levels that it offers."""
-    found = await inventory.get_site(read, site_id)
-    if found is None:
-        raise NotFound("site", site_id)
-    tagged(response, found.version)
-    return found
-
-
 @router.get("/stock", summary="List stock levels", responses=documented())
 async def list_stock(
     read: Annotated[ReadModels, reading("stock.list", "stock_levels")],
@@ -108,11 +57,51 @@ async def list_stock(
         Decimal | None,
         Query(max_digits=20, decimal_places=3, description="Less than this is on hand."),
     ] = None,
-    sort: Annotated[str | None, sortable(inventory.STOCK_SORTING)] = None,
+    search: Search = None,
+    sort: Annotated[str | None, sortable(inventory.SORTING)] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[StockLevel]:
-    """What is on hand, by site and SKU."""
+    """What is on hand, by site and SKU; `search` finds a part of either."""
     return await inventory.list_stock(
-        read, site_id=site_id, sku=sku, below=below, sort=sort, cursor=cursor, limit=limit
+        read,
+        site_id=site_id,
+        sku=sku,
+        below=below,
+        search=search,
+        sort=sort,
+        cursor=cursor,
+        limit=limit,
     )
+
+
+@router.get("/stock/{site_id}/{sku}", summary="Get a stock level", responses=documented(404))
+async def get_stock(
+    site_id: Annotated[Id, Path()],
+    sku: Annotated[Id, Path()],
+    response: Response,
+    read: Annotated[ReadModels, reading("stock.get", "stock_levels")],
+) -> StockLevel:
+    """What is on hand of one SKU at one site, once any of it came there."""
+    found = await inventory.get_stock(read, site_id, sku)
+    if found is None:
+        raise NotFound("stock", f"{site_id}/{sku}")
+    tagged(response, found.last_position)
+    return found
+
+
+@router.get(
+    "/stock/{site_id}/{sku}/history",
+    summary="Read the movements of a stock",
+    responses=documented(404),
+)
+async def get_stock_history(
+    site_id: Annotated[Id, Path()],
+    sku: Annotated[Id, Path()],
+    read: Annotated[ReadModels, reading("stock.history")],
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[HistoryEntry]:
+    """Every movement of one SKU at one site, the oldest first."""
+    stream = stock_stream(site_id, sku)
+    return await history_of(read, stream, "stock", f"{site_id}/{sku}", cursor, limit)

@@ -7,12 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from api.dependencies import allowed
+from api.dependencies import reading
 from api.errors import documented
-from api.tokens import Identity
 from domain.decisions import Weights
 from ml.catalogue import KINDS
+from ml.estimates import ESTIMATES, OF_DECISIONS, Family
 from ml.kind import Kind
+from ml.rules import rule_for
+from readmodels import models
+from readmodels.database import ReadModels
 
 router = APIRouter(tags=["decisions"])
 
@@ -43,11 +46,26 @@ class DeclaredConstraint(BaseModel):
     sentence: str
 
 
+class Fallback(BaseModel):
+    """The rule that stands where no model is deployed, and where it comes from. ``hash``: of its
+    declaration, which decisions of it name in the model's place."""
+
+    says: str
+    source: str
+    hash: str
+
+
 class DeclaredKind(BaseModel):
     """A kind of decision as the code declares it. ``code``: a hash over the whole declaration;
-    ``schema_hash``: over its features and the tables that they are taken from."""
+    ``schema_hash``: over its features and the tables that they are taken from. ``method``: by what
+    requests are decided now: ``rule-based``, or the hash of the champion (``deployed``; a stopped
+    one decides nothing and no rule stands in for it)."""
 
     name: str
+    family: str
+    method: str
+    deployed: str | None
+    fallback: Fallback | None
     warning: str
     option: list[str]
     features: list[DeclaredFeature]
@@ -58,23 +76,67 @@ class DeclaredKind(BaseModel):
     schema_hash: str
 
 
+class DeclaredEstimate(BaseModel):
+    """A kind of number that a model, or the rule, says. ``features``: what a model sees, in words;
+    empty where no model can be trained for it: then the rule always says it."""
+
+    name: str
+    family: str
+    method: str
+    deployed: str | None
+    fallback: Fallback
+    unit: str
+    features: dict[str, str]
+    learns_from: str
+    schema_hash: str
+
+
 class DeclaredKinds(BaseModel):
-    """Every kind of decision."""
+    """Every kind of decision, and every kind of number."""
 
     items: list[DeclaredKind]
+    estimates: list[DeclaredEstimate]
 
 
 @router.get("/kinds", summary="The kinds of decision", responses=documented())
-async def list_kinds(_: Annotated[Identity, allowed("kinds.list")]) -> DeclaredKinds:
+async def list_kinds(
+    read: Annotated[ReadModels, reading("kinds.list", "model_list", "model_roles")],
+) -> DeclaredKinds:
     """What can be decided: the columns of an option, features with their words and levers, hard
-    constraints, and the weights of a request that names none."""
-    return DeclaredKinds(items=[declared(kind) for kind in KINDS.values()])
+    constraints, and the weights of a request that names none; and what is foretold. Each with its
+    family, with the model that is deployed, and with the rule that stands where none is."""
+    found = await models.live_models(read, limit=200)
+    live = {one.kind: one.model_hash for one in found.items if one.role == "champion"}
+    return DeclaredKinds(
+        items=[declared(kind, live.get(kind.name)) for kind in KINDS.values()],
+        estimates=[
+            DeclaredEstimate(
+                name=one.name,
+                family=one.family.value,
+                method=live.get(one.name, "rule-based"),
+                deployed=live.get(one.name),
+                fallback=Fallback(says=one.says, source=one.source, hash=one.hash),
+                unit=one.unit,
+                features=dict(one.features),
+                learns_from=one.learns_from,
+                schema_hash=one.schema_hash,
+            )
+            for one in ESTIMATES.values()
+        ],
+    )
 
 
-def declared(kind: Kind) -> DeclaredKind:
-    """A kind as it is shown."""
+def declared(kind: Kind, deployed: str | None) -> DeclaredKind:
+    """A kind as it is shown. ``deployed``: the hash of its champion."""
+    rule = rule_for(kind)
     return DeclaredKind(
         name=kind.name,
+        family=OF_DECISIONS.get(kind.name, Family.POLICY).value,
+        method=deployed or ("none" if rule is None else "rule-based"),
+        deployed=deployed,
+        fallback=None
+        if rule is None
+        else Fallback(says=rule.rule.says, source=rule.rule.source, hash=rule.hash),
         warning=kind.warning,
         option=list(kind.option),
         features=[

@@ -18,6 +18,16 @@ _LONGEST = 2_000
 
 #: One end of a stretch of time.
 Moment = Annotated[Timestamp | None, Query()]
+#: A text to be found.
+Search = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=100,
+        pattern=r"^[^\x00]*$",
+        description="Only those that hold this text, upper or lower case alike.",
+    ),
+]
 
 
 def sortable(sorting: Sorting) -> Any:

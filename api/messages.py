@@ -152,7 +152,8 @@ def answer(cluster: Cluster, read: Read, result: Receipt | Exception) -> Outgoin
     message = read.message
     if isinstance(result, Receipt):
         kind, media = b"CommandAccepted", b"application/json"
-        value: Any = accepted(result).model_dump(mode="json")
+        command, _, post = read.sent or (None, None, None)
+        value: Any = accepted(result, post, command).model_dump(mode="json")
     else:
         kind, media = b"CommandRejected", PROBLEM_JSON.encode()
         value = problem_of(told_of(result), str(read.correlation_id))

@@ -1,253 +1,117 @@
-"""How far read models and the relay are, and what this process does, as Prometheus asks for it."""
+"""Metrics over HTTP: figures that people and machines record."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated
 
-import psycopg
-from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from fastapi import APIRouter, Path, Query, Response
 
-from api.backlogs import Tasks, Webhooks
-from api.dependencies import Parts, allowed
+from api.commands import Post, mount
+from api.dependencies import Cursor, Limit, NotFound, reading, tagged
 from api.errors import documented
-from api.tokens import Identity
-from api.traffic import Traffic
-from eventstore import LogUnavailable
-from readmodels.health import task_lag
-from readmodels.positions import LaneState, ProjectionState
-from readmodels.relay import Relaying, RelayState, relay_state
-from readmodels.webhooks import webhook_lag
+from api.history import HistoryEntry, history_of
+from api.listing import Chosen, Moment, Search, choosing, partial, sortable
+from commands.metrics import metric_stream
+from domain.metrics import CorrectMetric, MetricName, RecordMetric, WithdrawMetric
+from domain.values import Id
+from readmodels import metrics
+from readmodels.database import ReadModels
+from readmodels.metrics import Metric
+from readmodels.page import Page
 
-router = APIRouter(tags=["health"])
+router = APIRouter(prefix="/metrics", tags=["metrics"])
 
-#: Name, help, and a projection's value: None leaves its sample out.
-_OF_EACH: tuple[tuple[str, str, Callable[[ProjectionState], float | None]], ...] = (
-    ("position", "Log position that the read model has come to.", lambda one: one.position),
-    ("behind_events", "Events that the read model has not folded.", lambda one: one.behind),
-    (
-        "behind_seconds",
-        "How long the first event that is not folded has been on the log.",
-        lambda one: one.seconds_behind,
+POSTS: tuple[Post, ...] = (
+    Post(
+        "",
+        RecordMetric,
+        "Record a figure",
+        now=("measured_at",),
+        made=("metric_id",),
+        status=201,
+        example={"name": "dock.wait", "value": "12.5", "unit": "min", "site_id": "S-BER"},
     ),
-    (
-        "rate_events_per_second",
-        "Events folded a second when there last was a backlog.",
-        lambda one: one.rate,
+    Post(
+        "/{metric_id}/correct",
+        CorrectMetric,
+        "Correct a figure",
+        now=("corrected_at",),
+        example={"value": "21.5", "reason": "digits swapped"},
     ),
-    (
-        "eta_seconds",
-        "Time until the read model is at the head; none where it stands still.",
-        lambda one: one.eta_s,
-    ),
-    (
-        "dead_letters",
-        "Events that the read model could not fold, and those waiting for them.",
-        lambda one: one.dead_letters,
-    ),
-    (
-        "up",
-        "1 where the read model follows the log, 0 where it stands still.",
-        lambda one: int(one.state.moves),
-    ),
-    (
-        "rebuild_ratio",
-        "Share of the log that a rebuild under way has folded, from 0 to 1.",
-        lambda one: None if one.rebuild is None else one.rebuild.progress,
+    Post(
+        "/{metric_id}/withdraw",
+        WithdrawMetric,
+        "Withdraw a figure",
+        now=("withdrawn_at",),
+        example={"reason": "the clock stood still"},
     ),
 )
-#: Of each lane of a projection. Labels cost memory wherever they are scraped: beyond so many lanes
-#: only those that are furthest behind have a sample, which are those that an alarm wants.
-_LANES_AT_MOST = 64
-_OF_EACH_LANE: tuple[tuple[str, str, Callable[[LaneState], float]], ...] = (
-    (
-        "behind_events",
-        "Log positions to the last event put into the lane: at most so many are not folded.",
-        lambda one: one.behind,
-    ),
-    (
-        "behind_seconds",
-        "How long the first event that may not be folded of the lane has been on the log.",
-        lambda one: one.seconds_behind,
-    ),
-)
-#: Of the relay; no samples where none ever ran.
-_OF_THE_RELAY: tuple[tuple[str, str, Callable[[RelayState], float]], ...] = (
-    ("position", "Log position up to which all is acknowledged by Kafka.", lambda it: it.position),
-    ("behind_events", "Events of the log that are not known to be on Kafka.", lambda it: it.behind),
-    (
-        "behind_seconds",
-        "How long the first event that is not known to be on Kafka has been on the log.",
-        lambda it: it.seconds_behind,
-    ),
-    (
-        "up",
-        "1 where a relay holds the lease and follows the log, 0 where nothing is relayed.",
-        lambda it: int(it.state.moves),
-    ),
-)
-
-
-#: Who scrapes is answered in this time, in seconds, whether the database answers or not.
-_PATIENCE_S = 3.0
-_OF_A_POOL: tuple[tuple[str, str, Callable[[Mapping[str, int]], float]], ...] = (
-    ("max_connections", "Connections that the pool may open.", lambda it: it.get("pool_max", 0)),
-    ("connections", "Connections that are open.", lambda it: it.get("pool_size", 0)),
-    (
-        "used_connections",
-        "Connections that somebody works with.",
-        lambda it: max(it.get("pool_size", 0) - it.get("pool_available", 0), 0),
-    ),
-    ("waiting", "Callers that wait for a connection.", lambda it: it.get("requests_waiting", 0)),
-)
-#: Name, help, psycopg's own key, and the unit of that.
-_COUNTED_OF_A_POOL: tuple[tuple[str, str, str, float], ...] = (
-    ("requests_total", "Connections that were asked for.", "requests_num", 1),
-    ("queued_total", "Of these, how many had to wait.", "requests_queued", 1),
-    ("wait_seconds_total", "How long they waited in all.", "requests_wait_ms", 0.001),
-    ("errors_total", "Of these, how many got none in time.", "requests_errors", 1),
-)
-
-
-class _Projections(Collector):
-    """The gauges of one scrape."""
-
-    def __init__(self, states: Sequence[ProjectionState]) -> None:
-        self._states = states
-
-    def collect(self) -> Iterable[Metric]:
-        """Every gauge with a sample for each projection that has one."""
-        for name, text, value in _OF_EACH:
-            gauge = GaugeMetricFamily(f"chainlytics_projection_{name}", text, labels=["projection"])
-            for state in self._states:
-                if (found := value(state)) is not None:
-                    gauge.add_metric([state.name], found)
-            yield gauge
-        for name, text, of_lane in _OF_EACH_LANE:
-            labels = ["projection", "lane"]
-            gauge = GaugeMetricFamily(f"chainlytics_projection_lane_{name}", text, labels=labels)
-            for state in self._states:
-                worst = sorted(state.lanes, key=lambda one: (-one.seconds_behind, one.lane))
-                for one in worst[:_LANES_AT_MOST]:
-                    gauge.add_metric([state.name, str(one.lane)], of_lane(one))
-            yield gauge
-        head = GaugeMetricFamily("chainlytics_log_head", "The last position of the log.")
-        for state in self._states[:1]:
-            head.add_metric([], state.head)
-        yield head
-
-
-class _Commands(Collector):
-    """What became of commands of this process."""
-
-    def __init__(self, counts: Mapping[tuple[str, str], int], pending: int) -> None:
-        self._counts, self._pending = counts, pending
-
-    def collect(self) -> Iterable[Metric]:
-        """A counter by command and outcome, and what waits for the log."""
-        commands = CounterMetricFamily(
-            "chainlytics_commands_total",
-            "Commands by what became of them: accepted, repeated, or why they were not taken.",
-            labels=["command", "outcome"],
-        )
-        for pair, count in self._counts.items():
-            commands.add_metric(list(pair), count)
-        yield commands
-        yield GaugeMetricFamily(
-            "chainlytics_log_pending_events",
-            "Events that wait to be appended to the log.",
-            value=self._pending,
-        )
-
-
-class _Pools(Collector):
-    """How much of each pool of connections to the database is in use."""
-
-    def __init__(self, pools: Mapping[str, Mapping[str, int]]) -> None:
-        self._pools = pools
-
-    def collect(self) -> Iterable[Metric]:
-        """The gauges and counters of each pool."""
-        for name, text, value in _OF_A_POOL:
-            gauge = GaugeMetricFamily(f"chainlytics_pool_{name}", text, labels=["pool"])
-            for pool, stats in self._pools.items():
-                gauge.add_metric([pool], value(stats))
-            yield gauge
-        for name, text, key, each in _COUNTED_OF_A_POOL:
-            counter = CounterMetricFamily(f"chainlytics_pool_{name}", text, labels=["pool"])
-            for pool, stats in self._pools.items():
-                counter.add_metric([pool], stats.get(key, 0) * each)
-            yield counter
-
-
-class _Database(Collector):
-    """Whether the database answered this scrape."""
-
-    def __init__(self, up: bool) -> None:
-        self._up = up
-
-    def collect(self) -> Iterable[Metric]:
-        """One gauge."""
-        yield GaugeMetricFamily(
-            "chainlytics_database_up",
-            "1 where the database answered in time, 0 where it did not.",
-            value=int(self._up),
-        )
-
-
-class _Relay(Collector):
-    """The gauges of one scrape."""
-
-    def __init__(self, state: RelayState) -> None:
-        self._state = state
-
-    def collect(self) -> Iterable[Metric]:
-        """Every gauge, with a sample if a relay ever ran."""
-        for name, text, value in _OF_THE_RELAY:
-            gauge = GaugeMetricFamily(f"chainlytics_relay_{name}", text)
-            if self._state.state is not Relaying.NEVER_RAN:
-                gauge.add_metric([], value(self._state))
-            yield gauge
+mount(router, POSTS)
 
 
 @router.get(
-    "/metrics",
-    summary="Metrics for Prometheus",
-    response_class=Response,
-    responses=documented()
-    | {
-        200: {
-            "description": "Requests, commands and connections of this process; gauges of each "
-            "read model, of the relay, of webhooks and tasks, as long as the database answers.",
-            "content": {"text/plain": {}},
-        }
-    },
+    "",
+    summary="List figures, the newest first",
+    responses=documented() | partial(Metric, page=True),
 )
-async def metrics(
-    request: Request, deps: Parts, _: Annotated[Identity, allowed("metrics.read")]
-) -> Response:
-    """Prometheus text format. A scraper needs a bearer token as everybody does, a service's say."""
-    registry = CollectorRegistry()
-    traffic: Traffic = request.app.state.traffic
-    registry.register(traffic)
-    registry.register(_Commands(deps.bus.outcomes.counts, deps.bus.pending))
-    registry.register(_Pools(deps.pools()))
-    up = True
-    try:
-        async with asyncio.timeout(_PATIENCE_S):
-            states, relaying = await deps.positions.states(), await relay_state(deps.log)
-            webhooks = await webhook_lag(deps.log)
-            tasks = await deps.probe.look(task_lag)
-    except (LogUnavailable, TimeoutError, psycopg.OperationalError, psycopg.InterfaceError):
-        up = False
-    else:
-        registry.register(_Projections(states))
-        registry.register(_Relay(relaying))
-        registry.register(Webhooks(webhooks))
-        registry.register(Tasks(tasks))
-    registry.register(_Database(up))
-    return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+async def list_metrics(
+    read: Annotated[ReadModels, reading("metrics.list", "metric_list")],
+    chosen: Annotated[Chosen, choosing(Metric)],
+    name: Annotated[MetricName | None, Query()] = None,
+    site_id: Annotated[Id | None, Query()] = None,
+    client_id: Annotated[Id | None, Query()] = None,
+    vehicle_id: Annotated[Id | None, Query()] = None,
+    sku: Annotated[Id | None, Query()] = None,
+    measured_since: Moment = None,
+    measured_until: Moment = None,
+    withdrawn: Annotated[
+        bool | None, Query(description="Those that were withdrawn; left out: those that count.")
+    ] = False,
+    search: Search = None,
+    sort: Annotated[str | None, sortable(metrics.SORTING)] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[Metric]:
+    """Figures as they hold now. Of times, `since` is in, `until` is out; `search` looks into id,
+    name, source and the ids of what they are about."""
+    found = await metrics.list_metrics(
+        read,
+        name=name,
+        site_id=site_id,
+        client_id=client_id,
+        vehicle_id=vehicle_id,
+        sku=sku,
+        measured_since=measured_since,
+        measured_until=measured_until,
+        is_withdrawn=withdrawn,
+        search=search,
+        sort=sort,
+        cursor=cursor,
+        limit=limit,
+    )
+    return chosen.of(found)
+
+
+@router.get("/{metric_id}", summary="Get a figure", responses=documented(404))
+async def get_metric(
+    metric_id: Annotated[Id, Path()],
+    response: Response,
+    read: Annotated[ReadModels, reading("metrics.get", "metric_list")],
+) -> Metric:
+    """A figure as it holds now; `is_withdrawn` says that it does not count."""
+    found = await metrics.get_metric(read, metric_id)
+    if found is None:
+        raise NotFound("metric", metric_id)
+    tagged(response, found.version)
+    return found
+
+
+@router.get("/{metric_id}/history", summary="The history of a figure", responses=documented(404))
+async def metric_history(
+    metric_id: Annotated[Id, Path()],
+    read: Annotated[ReadModels, reading("metrics.history")],
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[HistoryEntry]:
+    """What was recorded, corrected and withdrawn, in words."""
+    return await history_of(read, metric_stream(metric_id), "metric", metric_id, cursor, limit)

@@ -2,7 +2,8 @@
 
 Endpoints say what is their own: summary, description, models, errors. What holds everywhere is
 added here: examples of every parameter, body and answer, problems by status, headers, names that
-generated clients read well. `api/documented.py` has the words.
+generated clients read well. `api/documented.py` and
+`api/document_names.py` have the words.
 """
 
 from __future__ import annotations
@@ -16,14 +17,12 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from api.document_names import NAMES, PARAMETERS, TAGS
 from api.documented import (
     CONTENT,
     HEADERS,
-    NAMES,
-    PARAMETERS,
     SECURITY,
     TAGGED,
-    TAGS,
     TAKEN,
     problem_example,
 )

@@ -9,20 +9,26 @@ from fastapi import APIRouter, Path, Query, Response
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, NotFound, either, reading, tagged
 from api.errors import documented
-from api.listing import Chosen, Moment, choosing, partial, sortable
+from api.history import HistoryEntry, history_of
+from api.listing import Chosen, Moment, Search, choosing, partial, sortable
+from commands.orders import order_stream
+from domain.order_delivery import ChangeOrder
 from domain.orders import (
     AllocateOrder,
+    CancelLines,
     CancelOrder,
     DeliverOrder,
     PlaceOrder,
+    RepromiseOrder,
     ShipOrder,
+    SplitOrder,
     Status,
 )
 from domain.people import Pseudonym
 from domain.values import Id, Region
 from readmodels import orders
 from readmodels.database import ReadModels
-from readmodels.orders import OrderDetail, OrderSummary, TimelineEntry
+from readmodels.orders import OrderDetail, OrderLineRow, OrderSummary, TimelineEntry
 from readmodels.page import Page
 
 router = APIRouter(prefix="/orders", tags=["orders"])
@@ -82,6 +88,38 @@ POSTS = (
         now=("cancelled_at",),
         example={"reason": "changed mind"},
     ),
+    Post(
+        "/{order_id}/cancel-lines",
+        CancelLines,
+        "Give lines up, or parts of them",
+        now=("cancelled_at",),
+        example={"lines": [{"line_no": 1, "quantity": "1"}], "reason": "not needed"},
+    ),
+    Post(
+        "/{order_id}/split",
+        SplitOrder,
+        "Make lines an order of their own",
+        now=("split_at",),
+        example={"new_order_id": "O-1-B", "lines": [{"line_no": 1, "quantity": "1"}]},
+    ),
+    Post(
+        "/{order_id}/change",
+        ChangeOrder,
+        "Change where and when the order is wanted",
+        now=("changed_at",),
+        errors=(404, 409, 422),
+        example={
+            "destination": {"latitude": 52.52, "longitude": 13.4},
+            "clear": ["delivery_window"],
+        },
+    ),
+    Post(
+        "/{order_id}/repromise",
+        RepromiseOrder,
+        "Promise another moment",
+        now=("repromised_at",),
+        example={"promised_at": "2030-01-03T00:00:00Z", "reason": "the lorry broke down"},
+    ),
 )
 mount(router, POSTS)
 
@@ -100,6 +138,8 @@ async def list_orders(
     person: Annotated[Pseudonym | None, Query()] = None,
     site_id: Annotated[Id | None, Query(description="Allocated to this site.")] = None,
     late: Annotated[bool | None, Query(description="Delivered late, or in time.")] = None,
+    backordered: Annotated[bool | None, Query(description="Waits for stock, or not.")] = None,
+    search: Search = None,
     placed_since: Moment = None,
     placed_until: Moment = None,
     promised_since: Moment = None,
@@ -108,7 +148,8 @@ async def list_orders(
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[OrderSummary]:
-    """A page of orders; filters are joined by «and». Of times, `since` is in and `until` is out."""
+    """A page of orders; filters are joined by «and». Of times, `since` is in and `until` is out;
+    `search` looks into the ids of order and customer."""
     found = await orders.list_orders(
         read,
         status=status,
@@ -117,6 +158,8 @@ async def list_orders(
         person=person,
         site_id=site_id,
         late=late,
+        backordered=backordered,
+        search=search,
         placed_since=placed_since,
         placed_until=placed_until,
         promised_since=promised_since,
@@ -159,3 +202,28 @@ async def get_order_timeline(
     if not found.items and cursor is None:
         raise NotFound("order", order_id)
     return found
+
+
+@router.get("/{order_id}/lines", summary="List an order's lines", responses=documented(404))
+async def get_order_lines(
+    order_id: Annotated[Id, Path()],
+    read: Annotated[ReadModels, reading("orders.lines", "order_lines", "order_summary")],
+    cursor: Cursor = None,
+    limit: Limit = 100,
+) -> Page[OrderLineRow]:
+    """What became of each line: reserved, backordered, shipped, delivered, returned, cancelled."""
+    found = await orders.order_lines(read, order_id, cursor=cursor, limit=limit)
+    if not found.items and cursor is None and await orders.get_order(read, order_id) is None:
+        raise NotFound("order", order_id)
+    return found
+
+
+@router.get("/{order_id}/history", summary="Read an order's history", responses=documented(404))
+async def get_order_history(
+    order_id: Annotated[Id, Path()],
+    read: Annotated[ReadModels, reading("orders.history")],
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[HistoryEntry]:
+    """The order's events as the log has them, the oldest first."""
+    return await history_of(read, order_stream(order_id), "order", order_id, cursor, limit)

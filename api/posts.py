@@ -5,15 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from api import (
+    alerts,
     api_keys,
+    assignments,
+    clients,
     decisions,
+    forecasts,
     inventory,
+    metrics,
     models,
+    notifications,
     orders,
     organisations,
     policies,
+    products,
     reviews,
+    route_rules,
+    schedules,
+    shipments,
+    simulations,
+    sites,
+    stock_keeping,
+    tariffs,
     tasks,
+    tours,
     transport,
     webhooks,
 )
@@ -24,7 +39,10 @@ POSTS: Mapping[str, Post] = {
     post.command.__name__: post
     for area in (
         orders,
+        shipments,
+        sites,
         inventory,
+        stock_keeping,
         transport,
         decisions,
         reviews,
@@ -34,6 +52,18 @@ POSTS: Mapping[str, Post] = {
         webhooks,
         organisations,
         api_keys,
+        products,
+        clients,
+        assignments,
+        route_rules,
+        tours,
+        tariffs,
+        forecasts,
+        simulations,
+        metrics,
+        schedules,
+        alerts,
+        notifications,
     )
     for post in area.POSTS
 }

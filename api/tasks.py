@@ -22,30 +22,36 @@ from api.dependencies import (
     Parts,
     either,
     reading,
+    reading_now,
     tagged,
 )
 from api.errors import documented
+from api.history import HistoryEntry, history_of
 from api.listing import Chosen, choosing, partial, sortable
-from commands.tasks import REQUESTS
+from api.server_wide import of_the_server
+from commands import Context, Forbidden
+from commands.tasks import REQUESTS, task_stream
 from domain.errors import Refused
-from domain.tasks import (
-    CancelOwnTask,
-    CancelTask,
+from domain.tasks import CancelOwnTask, CancelTask, PrioritiseTask, RetryTask, State
+from domain.values import Command, Id
+from domain.work import (
     Kind,
+    RequestArchiving,
     RequestBacktest,
     RequestBundle,
     RequestImport,
+    RequestInference,
     RequestReplay,
+    RequestSealing,
     RequestTraining,
-    State,
 )
-from domain.values import Command, Id
 from eventstore import Receipt
 from eventstore.artifacts import ArtifactCorrupt, Artifacts
 from ml.catalogue import HANDLERS
-from readmodels import tasks
+from readmodels import task_queue, tasks
 from readmodels.database import ReadModels
 from readmodels.page import Page
+from readmodels.task_queue import QueueOverview
 from readmodels.tasks import TaskDetail, TaskSummary
 
 router = APIRouter(prefix="/tasks", tags=["tasks"])
@@ -76,7 +82,23 @@ async def _must_be_there(deps: Dependencies, organisation_id: UUID, command: Req
             raise Refused("upload.unknown", file=file.name, upload_id=file.upload_id)
 
 
-def _request(path: str, command: type[Command], summary: str, **more: Any) -> Post:
+async def _may_ask_again(deps: Dependencies, command: RetryTask, context: Context) -> None:
+    """Who asks for work once more may ask for work of that kind."""
+    read = ReadModels(deps.log, context.organisation_id)
+    before = tasks.told_of(await read.stream(task_stream(command.retry_of)))
+    if before is None:
+        return  # the rule says so
+    request = REQUESTS[before.kind]
+    needed = HANDLERS[request].roles
+    is_scoped = context.scopes is not None and request.__name__ not in context.scopes
+    if context.roles.isdisjoint(needed) or is_scoped:
+        raise Forbidden(request.__name__, context.roles, needed, context.scopes)
+    if request in (RequestSealing, RequestArchiving):
+        await of_the_server(deps, command, context)
+
+
+def request_post(path: str, command: type[Command], summary: str, **more: Any) -> Post:
+    """An endpoint that asks for long work by a command: 202, the task, and where to look."""
     return Post(
         path,
         command,
@@ -91,19 +113,25 @@ def _request(path: str, command: type[Command], summary: str, **more: Any) -> Po
 
 
 POSTS = (
-    _request(
+    request_post(
         "/replay",
         RequestReplay,
         "Decide again and compare, as a task",
         example={"decision_ids": ["D-1"], "priority": "normal"},
     ),
-    _request(
+    request_post(
         "/training",
         RequestTraining,
         "Train a model, as a task",
         example={"kind": "fulfilment", "priority": "low"},
     ),
-    _request(
+    request_post(
+        "/inference",
+        RequestInference,
+        "Ask models about many subjects, as a task",
+        example={"kind": "fulfilment", "subject_ids": ["O-1", "O-2"], "format": "csv"},
+    ),
+    request_post(
         "/import",
         RequestImport,
         "Import uploaded files, as a task",
@@ -114,7 +142,7 @@ POSTS = (
             "priority": "urgent",
         },
     ),
-    _request(
+    request_post(
         "/backtest",
         RequestBacktest,
         "Decide the past again otherwise, as a task",
@@ -123,11 +151,40 @@ POSTS = (
             "weights": {"cost": 1, "risk_minor": 5000, "carbon_minor_per_kg": 10},
         },
     ),
-    _request(
+    request_post(
         "/bundle",
         RequestBundle,
         "Make an evidence bundle, as a task",
         example={"decision_id": "D-1"},
+    ),
+    request_post(
+        "/sealing",
+        RequestSealing,
+        "Seal the log, as a task",
+        guard=of_the_server,
+        example={"priority": "urgent"},
+    ),
+    request_post(
+        "/archiving",
+        RequestArchiving,
+        "Archive what is sealed, as a task",
+        guard=of_the_server,
+        example={"priority": "low"},
+    ),
+    request_post(
+        "/{retry_of}/retry",
+        RetryTask,
+        "Ask once more for what a task was to do",
+        guard=_may_ask_again,
+    ),
+    Post(
+        "/{task_id}/prioritise",
+        PrioritiseTask,
+        "Give a waiting task another priority",
+        now=("prioritised_at",),
+        answer=_as_task,
+        answers=TaskSummary,
+        example={"priority": "urgent"},
     ),
     Post(
         "/{task_id}/cancel",
@@ -168,6 +225,15 @@ async def list_tasks(
     return chosen.of(found)
 
 
+@router.get("/queue", summary="The queue at a glance", responses=documented())
+async def get_queue(
+    read: Annotated[ReadModels, reading_now("tasks.queue", "task_queue", "task_list")],
+) -> QueueOverview:
+    """What waits and runs, by kind and priority; how long the oldest waits; who works; what was
+    finished in the last hour."""
+    return await task_queue.queue_overview(read)
+
+
 @router.get("/{task_id}", summary="Get a task", responses=documented(404))
 async def get_task(
     task_id: Annotated[Id, Path()],
@@ -180,6 +246,17 @@ async def get_task(
     if not found.finished:
         response.headers["Retry-After"] = _AGAIN
     return tasks.summary(found)
+
+
+@router.get("/{task_id}/history", summary="The history of a task", responses=documented(404))
+async def get_task_history(
+    task_id: Annotated[Id, Path()],
+    read: Annotated[ReadModels, reading("tasks.history")],
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[HistoryEntry]:
+    """What happened to it, in words, the oldest first."""
+    return await history_of(read, task_stream(task_id), "task", task_id, cursor, limit)
 
 
 @router.get(

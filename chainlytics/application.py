@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
+from api.identity.mail import Mail
+from api.notifier import Notifier
 from chainlytics.settings import Settings
 from commands import Bus
 from commands.erasing import keep_erased
@@ -20,6 +22,7 @@ from commands.membership import Memberships
 from domain.catalogue import AREAS, TOPICS
 from domain.decisions import DecisionRequested
 from domain.errors import Refused
+from domain.work import Kind as TaskKind
 from eventstore import Log, Writer, prepare_database
 from eventstore.archive.writer import Archive, keep_written
 from eventstore.artifacts import Artifacts
@@ -42,9 +45,11 @@ from eventstore.trail import Trail
 from eventstore.witnesses.addresses import witnesses_of
 from eventstore.witnesses.witness import Witness
 from eventstore.witnesses.witnessed import keep_witnessed
+from ml.alerts import Watcher
 from ml.catalogue import HANDLERS
 from ml.decisions import DecisionConsumer
-from ml.task_work import OpenTools
+from ml.job import OpenTools
+from ml.schedules import Scheduler
 from ml.tasks import TaskWorker
 from ml.watch import keep_measured
 from projections.catalogue import TABLES
@@ -264,6 +269,11 @@ async def run_workers(
     spans: Spans | None = None,
     tasks: OpenTools | None = None,
     tasks_at_once: int = 1,
+    tasks_kinds: Collection[TaskKind] | None = None,
+    tasks_of_kind: Mapping[TaskKind, int] | None = None,
+    schedules: bool = False,
+    alerts: bool = False,
+    mail: Mail | None = None,
 ) -> None:
     """Run read models and decisions behind the log until cancelled.
 
@@ -274,7 +284,11 @@ async def run_workers(
     ``archive``: writes sealed ranges of the log into the archive; None: nobody here does.
     ``measure``: how often the consumer's models are measured; None: never.
     ``spans``: follows requests; None: nobody does.
-    ``tasks``: opens what tasks are done with, ``tasks_at_once`` of them; None: none is done here.
+    ``tasks``: opens what tasks are done with, ``tasks_at_once`` of them, those of ``tasks_kinds``
+    alone (None: of all), ``tasks_of_kind`` of each; None: none is done here.
+    ``schedules``: asks for the tasks of schedules that are due.
+    ``alerts``: raises and resolves alerts, and tells subscribers of them by ``mail``, if there is a
+    way to send it.
     """
     async with (
         application(url, pool_size=4, queries=False, spans=spans) as app,
@@ -296,8 +310,24 @@ async def run_workers(
                 watching = keep_measured(url, app.log, app.artifacts, app.bus, every=measure)
                 group.create_task(watching, name="model monitor")
         if tasks is not None:
-            doing = TaskWorker(url, app.log, app.bus, tasks, at_once=tasks_at_once)
+            doing = TaskWorker(
+                url,
+                app.log,
+                app.bus,
+                tasks,
+                at_once=tasks_at_once,
+                kinds=tasks_kinds,
+                of_kind=tasks_of_kind,
+            )
             group.create_task(doing.run(), name="tasks")
+        if schedules:
+            clock = Scheduler(app.log, app.bus, app.memberships)
+            group.create_task(clock.run(), name="schedules")
+        if alerts:
+            group.create_task(Watcher(app.log, app.bus).run(), name="alerts")
+            if mail is not None:
+                telling = Notifier(app.log, app.bus, app.memberships, mail)
+                group.create_task(telling.run(), name="notifications")
         if relay is not None:
             group.create_task(keep_relayed(relay), name="relay")
         if sealing is not None:

@@ -29,6 +29,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from api.allowance import LIMITS, Limits, Rate
 from api.identity.configuration import Address, Providers
 from api.identity.mail import CONSOLE, Mail, mail_of
+from domain.work import Kind
 from eventstore.kafka.cluster import Cluster
 from eventstore.retention import Retention
 from eventstore.seals.signing import key_of, read_key
@@ -90,6 +91,32 @@ def headers_of(headers: SecretStr) -> dict[str, str]:
 def _are_headers(headers: SecretStr) -> SecretStr:
     headers_of(headers)
     return headers
+
+
+def kinds_of(text: str) -> dict[Kind, int]:
+    """The kinds of tasks of ``training=1,simulation=2``, and so many of each.
+
+    Raises:
+        ValueError: it is not written so, or names a kind that there is not.
+    """
+    found: dict[Kind, int] = {}
+    for one in text.split(","):
+        if not one.strip():
+            continue
+        name, equals, number = (part.strip() for part in one.partition("="))
+        known = {kind.value: kind for kind in Kind}
+        if name not in known or not equals or not re.fullmatch(r"[1-9]\d?", number):
+            raise ValueError(
+                f"{one.strip()!r}: must be a kind and a number from 1 to 99, as training=1; kinds "
+                f"are {', '.join(known)}"
+            )
+        found[known[name]] = int(number)
+    return found
+
+
+def _are_kinds(text: str) -> str:
+    kinds_of(text)
+    return text
 
 
 def _is_a_dsn(dsn: SecretStr) -> SecretStr:
@@ -192,6 +219,9 @@ class Settings(BaseSettings):
     webhook_private_addresses: str = ""
     #: Tasks (long work) that a worker does at the same time.
     tasks_at_once: Annotated[int, Field(ge=1, le=64)] = 1
+    #: So many of a kind at the same time: ``training=1,simulation=2``. Those that are not named are
+    #: bounded by ``tasks_at_once`` alone.
+    tasks_at_once_of: Annotated[str, AfterValidator(_are_kinds)] = ""
     #: Bytes of one file that is uploaded to be imported.
     upload_bytes: Annotated[int, Field(ge=1_000, le=256 << 20)] = 32 << 20
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -321,6 +351,10 @@ class Settings(BaseSettings):
         if self.identity_registration is None:
             return self.database_url is None
         return self.identity_registration == "open"
+
+    def tasks_of_kind(self) -> dict[Kind, int]:
+        """So many tasks of a kind at the same time, of those that the settings name."""
+        return kinds_of(self.tasks_at_once_of)
 
     def mail_adapter(self) -> Mail | None:
         """How mail is sent; None: there is no way.

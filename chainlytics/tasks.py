@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from chainlytics import verifier
-from chainlytics.application import application
+from chainlytics.application import application, archive_of, sealer_of
 from chainlytics.settings import Settings
 from eventstore.uploads import Uploads
-from ml.task_work import OpenTools, Tools
+from ml.job import OpenTools, Tools
 
 
 def tools_of(url: str, settings: Settings) -> OpenTools:
@@ -32,6 +32,8 @@ def tools_of(url: str, settings: Settings) -> OpenTools:
                 spool=settings.home / "imports",
                 verifier=program,
                 memberships=app.memberships,
+                sealer=sealer_of(url, settings),
+                archive=archive_of(url, settings),
             )
 
     return open_tools

@@ -30,7 +30,7 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -561,6 +561,8 @@ _FILE = re.compile(
     "|".join(map(re.escape, _UNCHECKED + _CHECKED))
     + r"|events/[1-9][0-9]{0,18}\.json|model/[0-9a-f]{64}"
 )
+#: The role of a decision that no model made.
+_RULE = "rule_based"
 _ADDITIVITY = 1e-4  # float32 values, summed in another order
 #: What a replay by another version of the library may differ by.
 TOLERANCE = 1e-6
@@ -916,7 +918,7 @@ class _Case:
             candidates = head.pop("candidates")
             words = _told(explained) or {}
             contributions = words.pop("contributions")
-            features = self._features(head["model_hash"])
+            features = self._features(head)
             story |= {"made": head, "explanation": words}
             story["candidates"] = [
                 _candidate(n, one, contributions[n], features, chosen=n == head["chosen"])
@@ -924,8 +926,14 @@ class _Case:
             ]
         return story
 
-    def _features(self, model_hash: str) -> list[str]:
-        """The names of what a model sees, as it was registered."""
+    def _features(self, made: Mapping[str, Any]) -> list[str]:
+        """The names of what a model sees, as it was registered; of a rule, as it is declared."""
+        if made.get("role") == _RULE:
+            declared = _json(self._files, f"model/{made['model_hash']}")
+            return [str(name) for name in declared["features"]]
+        return self._registered(made["model_hash"])
+
+    def _registered(self, model_hash: str) -> list[str]:
         registered = self._events(self._stream(f"models/{model_hash}"), "models.ModelRegistered")
         if not registered:
             raise NotProved(f"no row registers the model {model_hash[:12]}")
@@ -980,6 +988,8 @@ class _Case:
     def governance(self) -> str:
         """That two persons stand behind the model, and that it had its role when it decided."""
         _, (_, made), _ = self._answer()
+        if made["role"] == _RULE:
+            return self._no_champion(made)
         found, short = self._governance(), made["model_hash"][:12]
         registered, approved, role = found["registered"], found["approved"], found["role"]
         if registered is None or approved is None or role is None:
@@ -1006,6 +1016,30 @@ class _Case:
             f"({registered['position']}), approved by {approved['approved_by']} "
             f"({approved['position']}), {made['role']} since {role['position']}"
         )
+
+    def _no_champion(self, made: Mapping[str, Any]) -> str:
+        """That no model was champion when the rule decided, as far as the rows here show."""
+        before = [row for row in self._rows if row.position <= made["as_of"]]
+        given = [
+            one
+            for one in self._events(before, "models.ModelDeployed", "models.ModelRolledBack")
+            if one[1]["kind"] == made["kind"] and _given(one[1])[0] == "champion"
+        ]
+        told = f"rule {made['model_hash'][:12]}, rule-based"
+        if not given:
+            return f"{told}: no row here gives a model the role of champion"
+        champion = _given(given[-1][1])[1]
+        life = [row for row in self._stream(f"models/{champion}") if row.position <= made["as_of"]]
+        ended = ("models.ModelWithdrawn", "models.ModelRetired", "models.ModelRolledBack")
+        since = given[-1][0].position
+        later = [
+            row
+            for row, body in self._events(life, *ended, "models.ModelDeployed")
+            if row.position > since and (row.topic.startswith(ended) or body["role"] != "champion")
+        ]
+        if not later:
+            raise NotProved(f"model {champion[:12]} was champion, and a rule decided")
+        return f"{told}: the champion {champion[:12]} was out since {later[0].position}"
 
     def people(self) -> str:
         """That people took what was theirs to take, each in the own name."""
@@ -1113,8 +1147,10 @@ class _Case:
     def replay(self) -> str:
         """That the models give the same numbers again from the same features."""
         _, (_, made), (_, words) = self._answer()
+        if made["role"] == _RULE:
+            raise Skipped("a rule decided: its code stands in its declaration, no model is loaded")
         content = self._files[f"model/{made['model_hash']}"]
-        scored = _Scored(content, self._features(made["model_hash"]), made["libraries"])
+        scored = _Scored(content, self._features(made), made["libraries"])
         candidates = made["candidates"]
         again = scored.numbers([one["features"] for one in candidates], shap=True)
         for number, one in enumerate(candidates):
@@ -1132,7 +1168,7 @@ class _Case:
         for _, told in shadows:
             shadow = _Scored(
                 self._files[f"model/{told['model_hash']}"],
-                self._features(told["model_hash"]),
+                self._registered(told["model_hash"]),
                 made["libraries"],
             )
             margins = shadow.numbers([one["features"] for one in candidates], shap=False)[0]
@@ -1182,7 +1218,8 @@ class _Case:
         ]
         words = self._one("DecisionExplained")
         if made is not None and words is not None:
-            model = f"model {made[1]['model_hash'][:12]}"
+            what = "rule-based, rule" if made[1].get("role") == _RULE else "model"
+            model = f"{what} {made[1]['model_hash'][:12]}"
             found.append(f"{made[0].position}: {words[1]['summary']} ({model})")
         for row in self._own:
             name = row.topic.split(".")[1]

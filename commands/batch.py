@@ -18,6 +18,7 @@ from commands.context import (
     entry_of,
 )
 from commands.handler import Handler, Stream
+from commands.several import Wider
 from commands.states import Known
 from domain.errors import Refused
 from domain.values import Command
@@ -80,12 +81,19 @@ class Line:
 
 
 class Outcome(NamedTuple):
-    """Entries by the number of their command, and every stream's state before and behind them."""
+    """Entries by the number of their command, and every stream's state before and behind them.
+
+    ``touched``: the places of what commands of several streams touch, by their number.
+    ``missing``: streams that have to be asked for first; there is no outcome until then.
+    """
 
     entries: Mapping[int, Entry]
+    streams: Sequence[Stream]
     known: Sequence[Known]
     states: Sequence[Known]
     refused: int
+    touched: Mapping[int, Sequence[int]]
+    missing: Sequence[Stream]
 
 
 def plan(
@@ -104,6 +112,7 @@ def plan(
             continue
         try:
             handler = authorised(command, context)
+            # Of a handler of several, further ones that its own stream's state says.
             touched = handler.streams(context.organisation_id, command)
         except (Forbidden, Refused) as error:
             results[number] = error
@@ -126,9 +135,15 @@ def decide(
     known: Sequence[Known],
     results: dict[int, Result],
     encode: Encode,
+    look: Callable[[Stream], Known | None] = lambda _: None,
 ) -> Outcome:
-    """Run the rules in the order of the commands; a refusal holds up nobody."""
-    states = list(known)
+    """Run the rules in the order of the commands; a refusal holds up nobody.
+
+    Args:
+        look: the state of a stream beyond the plan, where that is known without asking the log.
+    """
+    wider = Wider(planned.streams, known, look)
+    states = wider.states
     entries: dict[int, Entry] = {}
     refused = 0
     for number, handler, places in planned.commands:
@@ -136,6 +151,11 @@ def decide(
         own = places[0]
         before = states[own]
         try:
+            if handler.several:
+                found = wider.decide(number, handler, command, context, encode)
+                if found is not None:
+                    entries[number] = found
+                continue
             if context.expected is not None:
                 context.expected.check(planned.streams[own], before.version)
             if len(places) == 1:
@@ -150,7 +170,8 @@ def decide(
         entry = entry_of(encode, command, context, planned.streams[own], before.version, events)
         states[own] = Known(entry.version, handler.decider.fold(events, before.state))
         entries[number] = entry
-    return Outcome(entries, known, states, refused)
+    missing = list(wider.missing.values())
+    return Outcome(entries, wider.streams, wider.known, states, refused, wider.touched, missing)
 
 
 def doubles(sent: Sequence[Sent]) -> dict[int, int]:

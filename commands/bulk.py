@@ -98,13 +98,15 @@ async def send_all(
     on_progress: OnProgress = lambda _: None,
     ask_rights: AskRights | None = None,
     chunk: int = CHUNK,
+    dry_run: bool = False,
 ) -> Progress:
     """Run commands in their order; a refused one does not hold up the rest.
 
     While one chunk commits the next one is made and decided. None in ``commands`` stands for a
     command that could not be made; it counts as rejected. A chunk is stored whole or not at all;
     whoever was stopped sends all again, and what is stored stays as it is. With ``ask_rights`` each
-    chunk is sent with what the sender may do then.
+    chunk is sent with what the sender may do then. With ``dry_run`` all is decided and nothing is
+    stored: ``stored`` counts what would be.
 
     Raises:
         LogUnavailable, TooMuchContention: of each chunk under way nothing was stored, or all.
@@ -120,7 +122,8 @@ async def send_all(
                 sender = replace(sender, roles=rights.roles, scopes=rights.scopes)
             ready = await _take(bus, source, sender, chunk)
             if ready:
-                running.append((ready, asyncio.create_task(bus.run(ready.batch, line))))
+                take = bus.rehearse if dry_run else bus.run
+                running.append((ready, asyncio.create_task(take(ready.batch, line))))
             if not running:
                 return progress
             if len(running) == _AT_ONCE or not ready:

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from time import time_ns
 from types import MappingProxyType
-from typing import NamedTuple
-from uuid import uuid4
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
 
 from commands.attempts import NotTaken, attempt_of
 from commands.batch import NO_PLAN, Batch, Line, Outcome, Plan, decide, doubles, plan, same_again
@@ -23,10 +23,12 @@ from commands.context import (
 from commands.handler import Handler, Stream, stream_id
 from commands.outcomes import Outcomes, outcome_of
 from commands.personal import Protector, names_persons
+from commands.several import decided
 from commands.states import Known, States
 from commands.turns import Turns
 from domain.access import Role
 from domain.catalogue import CATALOGUE, Catalogue
+from domain.decider import Decider
 from domain.errors import Refused
 from domain.values import Command
 from eventstore import (
@@ -48,6 +50,7 @@ from eventstore.spans import Commanded, Spans
 from eventstore.streams import Streams
 
 MAX_ATTEMPTS = 8
+_PAUSE_S = 0.001  # of a command of several streams that lost twice; each time twice as long
 _DECIDE_AGAIN = (VersionConflict, RepeatedCommands, CommandReused, PredecessorFailed)
 _NOTHING: Mapping[int, Known] = MappingProxyType({})
 
@@ -119,6 +122,16 @@ class Bus:
         """Events that wait for the database now."""
         return self._writer.pending
 
+    async def state(self, organisation_id: UUID, stream: str, decider: Decider[Any]) -> Any:
+        """The newest state of a stream: its snapshot and what came since, not all of its events.
+
+        Raises:
+            LogUnavailable: the database did not answer in time.
+        """
+        id_ = stream_id(organisation_id, stream)
+        [known] = await self._states.load([Stream(id_, stream, decider)])
+        return known.state
+
     async def execute(self, command: Command, context: Context) -> Receipt:
         """Run one command.
 
@@ -187,6 +200,8 @@ class Bus:
         return await self._take(handler, command, context)
 
     async def _take(self, handler: Handler, command: Command, context: Context) -> Receipt:
+        if handler.several:
+            return await self._take_several(handler, command, context)
         streams = handler.streams(context.organisation_id, command)
         own = streams[0]
         turns, key = self._turns, own.id.int
@@ -231,6 +246,67 @@ class Bus:
             raise TooMuchContention(MAX_ATTEMPTS, conflict, streams)
         finally:
             turns.give(key)
+
+    async def _take_several(self, handler: Handler, command: Command, context: Context) -> Receipt:
+        """As ``_take``, of a command that may append to several streams."""
+        own = handler.own(context.organisation_id, command)
+        held: list[int] = []
+        fresh = False
+        conflict: VersionConflict | None = None
+        streams: Sequence[Stream] = [own]
+        try:
+            for attempt in range(MAX_ATTEMPTS):
+                if attempt > 1:  # others win again and again: let a row of them pass
+                    await asyncio.sleep(_PAUSE_S * 2**attempt)
+                while True:
+                    [before] = await self._known([own], fresh, ())
+                    streams = handler.all_streams(context.organisation_id, command, before.state)
+                    # Taken in one order by everybody, so that nobody waits for who waits for him.
+                    keys = sorted(stream.id.int for stream in streams if stream.appends)
+                    if not set(keys) <= set(held):
+                        await self._turn_to(held, keys)
+                        continue  # the state may be another one by now, and name other streams
+                    known = await self._known(streams, fresh, ())
+                    if known[0].version == before.version:
+                        break
+                try:
+                    if context.expected is not None:
+                        context.expected.check(own, known[0].version)
+                    entry, behind = decided(handler, command, context, streams, known, self._encode)
+                except Refused:
+                    first = await self._first_answer(command, context)
+                    if first is not None:
+                        return first
+                    if fresh:
+                        raise
+                    fresh = True
+                    continue
+                expected = {
+                    stream.id: one.version for stream, one in zip(streams, known, strict=True)
+                }
+                try:
+                    [receipt] = await self._writer.append(Unit((entry,), expected))
+                except VersionConflict as error:
+                    conflict, fresh = self._lost(error), True
+                    continue
+                if not receipt.repeated:
+                    for stream, was, now in zip(streams, known, behind, strict=True):
+                        if now is not was:
+                            self._states.remember(stream.id, stream.decider, now, was.version)
+                return receipt
+            raise TooMuchContention(MAX_ATTEMPTS, conflict, streams)
+        finally:
+            for key in held:
+                self._turns.give(key)
+
+    async def _turn_to(self, held: list[int], keys: Sequence[int]) -> None:
+        """Have the turns of these streams, and of no others; ``held`` says which one has."""
+        while held:
+            self._turns.give(held.pop())
+        for key in keys:
+            if not self._turns.take(key):
+                await self._turns.wait(key)
+            held.append(key)
 
     async def execute_many(self, commands: Sequence[Sent]) -> list[Result]:
         """Run commands in their order, in one append; a result for each.
@@ -316,6 +392,37 @@ class Bus:
         self._told(batch.sent, told, began)
         return told
 
+    async def rehearse(self, batch: Batch, line: Line) -> list[Result]:
+        """What would become of commands, were they run; nothing is stored. A command that would be
+        taken gets a receipt without a position. Those of one ``line`` are decided on what the ones
+        before them would leave.
+
+        Raises:
+            LogUnavailable, WrongMasterKey: as ``execute``.
+        """
+        async with line.deciding:
+            try:
+                ready = await self._protected(batch)
+                results = dict(ready.results) | await self._answered(ready.sent)
+                planned = plan(ready.sent, self.allows, results, batch.again)
+                # A refusal is final here, so made on the newest states, not those in memory.
+                lacking = [one for one in planned.streams if one.id.int not in line.ahead]
+                loaded = await self._states.load(lacking)
+                for stream, known in zip(lacking, loaded, strict=True):
+                    line.ahead[stream.id.int] = known
+                trial = await self._decided(ready.sent, planned, results, line.ahead, newest=True)
+            finally:
+                await self._protector.release(batch.personal.values())
+            for stream, state in zip(trial.streams, trial.states, strict=True):
+                line.ahead[stream.id.int] = state
+        for number, entry in trial.entries.items():
+            results[number] = Receipt(entry.stream, entry.version, 0)
+        for number, original in batch.again.items():
+            results[number] = same_again(
+                batch.sent[original], batch.sent[number], results[original]
+            )
+        return [results[number] for number in range(len(batch.sent))]
+
     async def _run(
         self,
         batch: Batch,
@@ -367,25 +474,49 @@ class Bus:
         planned: Plan,
         results: dict[int, Result],
         ahead: Mapping[int, Known] | None,
+        *,
+        newest: bool = False,
     ) -> Outcome:
-        """Run the rules, on what is in memory and ``ahead`` of it, or on the newest states."""
-        known = await self._known(planned.streams, ahead is None, planned.new, ahead or {})
-        return decide(sent, planned, known, results, self._encode)
+        """Run the rules, on what is in memory and ``ahead`` of it, or on the newest states; where
+        ``newest``, on what is ``ahead`` of those."""
+        fresh, beyond = ahead is None, ahead or {}
+        known = await self._known(planned.streams, fresh, planned.new, beyond)
+        before = dict(results)
+
+        def look(stream: Stream) -> Known | None:
+            known = beyond.get(stream.id.int)  # nothing is where fresh
+            return known if fresh or newest or known is not None else self._states.get(stream.id)
+
+        while True:
+            trial = decide(sent, planned, known, results, self._encode, look)
+            if not trial.missing:
+                return trial
+            # Which streams a command of several touches, only those before it could say.
+            found = await self._known(trial.missing, fresh or newest, (), beyond)
+            planned = planned._replace(streams=[*planned.streams, *trial.missing])
+            known = [*known, *found]
+            results.clear()
+            results.update(before)
 
     async def _hand_in(
         self, planned: Plan, trial: Outcome, line: Line, after: Answer | None
     ) -> _HandedIn:
         """Give the writer what was decided; who decides next sees the states that it leaves."""
-        entries, known, states, refused = trial
+        entries, streams, known, states, refused, several, _ = trial
         if not entries:
             return _HandedIn(entries, (), None)
         # A stream that only refused commands looked at need not hold still.
         touched = (
-            {place for one in planned.commands if one.number in entries for place in one.places}
+            {
+                place
+                for one in planned.commands
+                if one.number in entries
+                for place in several.get(one.number, one.places)
+            }
             if refused
-            else range(len(planned.streams))
+            else range(len(streams))
         )
-        changed = [(planned.streams[place], known[place], states[place]) for place in touched]
+        changed = [(streams[place], known[place], states[place]) for place in touched]
         unit = Unit(list(entries.values()), {stream.id: was.version for stream, was, _ in changed})
         answer = line.handed = await self._writer.hand_in(unit, after=after)
         line.ahead.update((stream.id.int, now) for stream, _, now in changed)
@@ -449,7 +580,7 @@ class Bus:
             return await self._states.load(streams)
         known: list[Known] = []
         missing: list[int] = []
-        for place, (id_, _, decider) in enumerate(streams):
+        for place, (id_, _, decider, _) in enumerate(streams):
             one = ahead.get(id_.int) or self._states.get(id_)
             if one is None:
                 one = Known(0, decider.initial)

@@ -5,16 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from commands import (
+    alerts,
     api_keys,
+    assignments,
+    clients,
     decisions,
+    forecasts,
     inventory,
+    metrics,
     models,
     orders,
     organisations,
     people,
     policies,
+    products,
     reviews,
+    route_rules,
+    schedules,
+    simulations,
+    sites,
+    stock_keeping,
+    tariffs,
     tasks,
+    tours,
     transport,
     webhooks,
 )
@@ -25,7 +38,9 @@ HANDLERS: Mapping[type[Command], Handler] = {
     handler.command: handler
     for area in (
         orders,
+        sites,
         inventory,
+        stock_keeping,
         decisions,
         models,
         transport,
@@ -36,6 +51,17 @@ HANDLERS: Mapping[type[Command], Handler] = {
         webhooks,
         organisations,
         api_keys,
+        products,
+        clients,
+        assignments,
+        route_rules,
+        tours,
+        tariffs,
+        forecasts,
+        simulations,
+        metrics,
+        schedules,
+        alerts,
     )
     for handler in area.HANDLERS
 }

@@ -162,6 +162,26 @@ def entry_of(
         version += 1
         topic, state = encode(event)
         new.append(NewEvent(stream.id, version, topic, state))
+    return _entry(command, context, stream, version, new)
+
+
+def entry_of_several(
+    encode: Encode,
+    command: Command,
+    context: Context,
+    own: Stream,
+    version: int,
+    events: Sequence[tuple[Stream, int, Event]],
+) -> Entry:
+    """As ``entry_of``, of events that stand with their streams and their versions there; the answer
+    is the own stream's ``version`` behind them."""
+    new = [NewEvent(stream.id, at, *encode(event)) for stream, at, event in events]
+    return _entry(command, context, own, version, new)
+
+
+def _entry(
+    command: Command, context: Context, stream: Stream, version: int, new: Sequence[NewEvent]
+) -> Entry:
     return Entry(
         context.command_id,
         context.digest or digest_of(command),

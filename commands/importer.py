@@ -80,6 +80,7 @@ async def import_directory(
     on_progress: OnProgress = lambda _: None,
     ask_rights: AskRights | None = None,
     chunk: int = CHUNK,
+    dry_run: bool = False,
 ) -> ImportReport:
     """Import the files of ``directory`` as ``mapping`` says. Stopped at any moment, run it again.
 
@@ -89,6 +90,7 @@ async def import_directory(
         ask_rights: asked before each chunk what the actor may do by then, in place of ``roles``.
         rejects: the rejects file to write (an older one is replaced).
         on_progress: told after each chunk.
+        dry_run: only say what would go in and what would not; nothing is stored.
 
     Raises:
         SourcesUnusable: a file is missing, empty, of other columns or not CSV.
@@ -108,6 +110,7 @@ async def import_directory(
             on_progress=on_progress,
             ask_rights=ask_rights,
             chunk=chunk,
+            dry_run=dry_run,
         )
     return ImportReport(
         rows={table.file: table.rows for table in tables.values()},
@@ -181,7 +184,8 @@ def _explain(draft: Draft, error: ValidationError, report: OnReject) -> None:
         column = ".".join(map(str, place))
         unsaid = isinstance(problem["input"], dict) or is_about_person(persons, place)
         value = "" if unsaid else str(problem["input"])
-        report(_reject(draft, column, value, problem["type"], problem["msg"], draft.origin(place)))
+        reason = problem["msg"].removeprefix("Value error, ")
+        report(_reject(draft, column, value, problem["type"], reason, draft.origin(place)))
 
 
 def _reject(

@@ -64,6 +64,7 @@ async def import_lines(
     on_progress: OnProgress = lambda _: None,
     ask_rights: AskRights | None = None,
     chunk: int = CHUNK,
+    dry_run: bool = False,
 ) -> ImportReport:
     """Send the commands of a file in its order. Stopped at any moment, run it again.
 
@@ -73,6 +74,7 @@ async def import_lines(
         rejects: the rejects file to write (an older one is replaced).
         on_progress: told after each chunk.
         ask_rights: asked before each chunk what the actor may do by then, in place of ``roles``.
+        dry_run: only say what would go in and what would not; nothing is stored.
 
     Raises:
         LogUnavailable, TooMuchContention: import again to continue.
@@ -99,6 +101,7 @@ async def import_lines(
             on_progress=on_progress,
             ask_rights=ask_rights,
             chunk=chunk,
+            dry_run=dry_run,
         )
     return ImportReport(
         rows={path.name: total},

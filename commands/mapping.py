@@ -16,7 +16,8 @@ from domain.values import Id, Text, Value
 
 SHIPPED = Path(__file__).with_name("mappings")
 
-#: What a column may hold. A trailing ``?`` says that it may be empty.
+#: What a column may hold. A trailing ``?`` says that a cell may be empty, ``??`` that the file need
+#: not have the column.
 KINDS = ("id", "text", "time", "money", "number", "integer")
 
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
@@ -31,10 +32,11 @@ class MappingError(Exception):
 
 
 class Column(Value):
-    """What the cells of one column must be."""
+    """What the cells of one column must be. ``absent``: the column need not be there."""
 
     kind: Literal["id", "text", "time", "money", "number", "integer"]
     optional: bool = False
+    absent: bool = False
     one_of: tuple[str, ...] = ()
 
 
@@ -186,12 +188,12 @@ def shipped_mappings() -> dict[str, Path]:
 
 
 def _column(name: str, spelling: object) -> object:
-    """``"time?"`` or a list of allowed words, as a column."""
+    """``"time?"``, ``"time??"`` or a list of allowed words, as a column."""
     if isinstance(spelling, list):
         return {"kind": "text", "one_of": spelling}
     if not isinstance(spelling, str):
         return spelling
-    found = re.fullmatch(rf"({'|'.join(KINDS)})(\??)", spelling)
+    found = re.fullmatch(rf"({'|'.join(KINDS)})(\?{{0,2}})", spelling)
     if found is None:
         raise ValueError(f"{name}: {spelling!r} is not one of {', '.join(KINDS)}, perhaps with a ?")
-    return {"kind": found[1], "optional": bool(found[2])}
+    return {"kind": found[1], "optional": bool(found[2]), "absent": found[2] == "??"}

@@ -189,7 +189,8 @@ def _planned(step: Step, frame: pl.DataFrame, mapping: Mapping) -> PlannedStep:
     if unknown:
         raise MappingError(mapping.name, step.label, f"{step.command} has no field {unknown[0]!r}")
     required = [name for name, field in model.model_fields.items() if field.is_required()]
-    missing = [name for name in required if name not in sent]
+    given = {name.partition(".")[0] for name in sent}
+    missing = [name for name in required if name not in given]
     rows = frame.select(sent).with_columns(_plain(frame.select(sent))).to_dicts()
     if missing:
         raise MappingError(mapping.name, step.label, f"{step.command} needs {missing[0]!r}")

@@ -8,8 +8,8 @@ from datetime import time
 from math import sqrt
 from random import Random
 
-from domain.inventory import ServiceLevel
-from domain.transport import Mode
+from domain.sites import ServiceLevel
+from domain.vehicle_kinds import Mode
 
 HOUR = 3_600
 DAY = 24 * HOUR

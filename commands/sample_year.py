@@ -36,7 +36,7 @@ from commands.sample_world import (
     sites,
     working_time,
 )
-from domain.inventory import OpenSite, PickStock, ReceiveStock
+from domain.inventory import PickStock, ReceiveStock
 from domain.orders import (
     AllocateOrder,
     CancelOrder,
@@ -45,7 +45,9 @@ from domain.orders import (
     PlaceOrder,
     ShipOrder,
 )
-from domain.transport import ForbidRoute, RegisterVehicle
+from domain.routes import ForbidRoute
+from domain.sites import OpenSite
+from domain.transport import RegisterVehicle
 from domain.values import Command
 
 DAYS = 365

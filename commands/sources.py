@@ -5,9 +5,11 @@ Every cell is read as text first, so that no cell can fail a file.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
+import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -152,7 +154,7 @@ def _read_rows(path: Path, source: SourceFile) -> pl.DataFrame:
             lines.append(start)
             faults.append(fault)
             for column, place in zip(cells, places, strict=True):
-                column.append(row[place])
+                column.append("" if place is None else row[place])
     except csv.Error as error:
         detail = f"line {1 + (lines[-1] if lines else 0)} or later: {error}; a quote left open?"
         raise SourceError(path.name, "not_csv", detail) from error
@@ -184,16 +186,25 @@ def _text(path: Path, encoding: str) -> str:
         raise SourceError(path.name, "unreadable", str(error)) from error
     try:
         text = content.decode(encoding, errors="replace")
+        expected = codecs.lookup(encoding).name
     except LookupError as error:
         raise SourceError(path.name, "encoding", str(error)) from error
+    # By the first bytes: a mark, or zeros among them. It guesses for JSON; of texts it is the same.
+    looks_like = json.detect_encoding(content)
+    if expected.startswith("utf-8") and not looks_like.startswith("utf-8"):
+        raise SourceError(
+            path.name, "encoding", f"it looks like {looks_like.upper()}, UTF-8 is expected"
+        )
     return text.removeprefix("\ufeff")
 
 
-def _places(file: str, header: Sequence[str], source: SourceFile) -> list[int]:
-    """Where each mapped column stands in the header."""
+def _places(file: str, header: Sequence[str], source: SourceFile) -> list[int | None]:
+    """Where each mapped column stands in the header; None: nowhere, and it need not."""
     if not any(header):
         raise SourceError(file, "empty", "there is no header line")
-    missing = [name for name in source.columns if name not in header]
+    missing = [
+        name for name, column in source.columns.items() if name not in header and not column.absent
+    ]
     if missing:
         used = _delimiter_used(header, source)
         if used is not None:
@@ -201,18 +212,19 @@ def _places(file: str, header: Sequence[str], source: SourceFile) -> list[int]:
                 file, "delimiter", f"{source.delimiter!r} is expected, {used!r} is used"
             )
         raise SourceError(
-            file, "missing_columns", f"{', '.join(missing)}; there are {', '.join(header)}"
+            file, "missing_columns", f"{', '.join(missing)}; there are {', '.join(header)[:300]}"
         )
     twice = [name for name in source.columns if header.count(name) > 1]
     if twice:
         raise SourceError(file, "duplicate_columns", ", ".join(twice))
-    return [header.index(name) for name in source.columns]
+    return [header.index(name) if name in header else None for name in source.columns]
 
 
 def _delimiter_used(header: Sequence[str], source: SourceFile) -> str | None:
     line = source.delimiter.join(header)
     for other in _OTHER_DELIMITERS:
         names = {name.strip(' "') for name in line.split(other)}
-        if other != source.delimiter and source.columns.keys() <= names:
+        needed = {name for name, column in source.columns.items() if not column.absent}
+        if other != source.delimiter and needed <= names:
             return other
     return None

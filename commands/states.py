@@ -83,7 +83,7 @@ class States:
             {stream.id: Wanted(0, self._fingerprint(stream.decider)) for stream in streams}
         )
         newest: list[Known] = []
-        for stream_id, _, decider in streams:
+        for stream_id, _, decider, _ in streams:
             snapshot, events = found[stream_id]
             now = Known(0, decider.initial)
             if snapshot is not None:

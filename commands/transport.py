@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from commands.handler import Handler, Read
-from commands.inventory import site_stream
-from domain import inventory, transport
+from commands.sites import site_stream
+from domain import routes, sites, transport
 from domain.access import OPERATE
 
 
@@ -25,11 +25,11 @@ def vehicle_stream(vehicle_id: str) -> str:
 
 def route_stream(site_id: str, region: str) -> str:
     """The stream of the way from one site to one region."""
-    return transport.ROUTE_STREAM.format(site_id=site_id, region=region)
+    return routes.STREAM.format(site_id=site_id, region=region)
 
 
 def _site(command: _OfSite) -> list[Read]:
-    return [Read(site_stream(command.site_id), inventory.SITES)]
+    return [Read(site_stream(command.site_id), sites.SITES)]
 
 
 def _route(command: _OfRoute) -> str:
@@ -47,6 +47,29 @@ HANDLERS = (
         creates=True,
     ),
     Handler(
+        command=transport.ChangeVehicle,
+        roles=OPERATE,
+        stream=lambda command: vehicle_stream(command.vehicle_id),
+        decider=transport.VEHICLES,
+        decide=lambda command, _, vehicle: transport.change_vehicle(vehicle, command),
+    ),
+    Handler(
+        command=transport.MoveVehicle,
+        roles=OPERATE,
+        stream=lambda command: vehicle_stream(command.vehicle_id),
+        decider=transport.VEHICLES,
+        decide=lambda command, _, vehicle, site: transport.move(vehicle, command, site),
+        reads=_site,
+    ),
+    Handler(
+        command=transport.ReinstateVehicle,
+        roles=OPERATE,
+        stream=lambda command: vehicle_stream(command.vehicle_id),
+        decider=transport.VEHICLES,
+        decide=lambda command, _, vehicle, site: transport.reinstate(vehicle, command, site),
+        reads=_site,
+    ),
+    Handler(
         command=transport.RetireVehicle,
         roles=OPERATE,
         stream=lambda command: vehicle_stream(command.vehicle_id),
@@ -54,19 +77,19 @@ HANDLERS = (
         decide=lambda command, _, vehicle: transport.retire(vehicle, command),
     ),
     Handler(
-        command=transport.ForbidRoute,
+        command=routes.ForbidRoute,
         roles=OPERATE,
         stream=_route,
-        decider=transport.ROUTES,
-        decide=lambda command, _, route, site: transport.forbid(route, command, site),
+        decider=routes.ROUTES,
+        decide=lambda command, _, route, site: routes.forbid(route, command, site),
         reads=_site,
     ),
     Handler(
-        command=transport.AllowRoute,
+        command=routes.AllowRoute,
         roles=OPERATE,
         stream=_route,
-        decider=transport.ROUTES,
-        decide=lambda command, _, route, site: transport.allow(route, command, site),
+        decider=routes.ROUTES,
+        decide=lambda command, _, route, site: routes.allow(route, command, site),
         reads=_site,
     ),
 )

@@ -9,23 +9,40 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from string import Formatter
 from typing import Any
 
 from domain import (
+    alerts,
     api_keys,
+    assignments,
+    clients,
     decisions,
+    forecasts,
     inventory,
+    metrics,
     models,
     orders,
     organisations,
     people,
     policies,
+    products,
+    route_rules,
+    routes,
+    schedules,
+    simulations,
+    sites,
+    stock_keeping,
+    tariffs,
     tasks,
+    tour_bookings,
+    tour_plans,
+    tours,
     transport,
     webhooks,
 )
-from domain.values import Event
+from domain.values import STORED, Event
 
 #: A pure function from the JSON object of one topic to that of the next.
 Step = Callable[[dict[str, Any]], dict[str, Any]]
@@ -62,7 +79,8 @@ class Catalogue:
         self.types: Mapping[str, type[Event]] = {topic: event for event, topic in pairs}
         self.upcasters = upcasters
         self._read = {
-            topic: event.__pydantic_validator__.validate_json for topic, event in self.types.items()
+            topic: partial(event.__pydantic_validator__.validate_json, context=STORED)
+            for topic, event in self.types.items()
         }
         self._form = re.compile(rf"({'|'.join(map(re.escape, areas))})\.[A-Za-z]\w*\.v\d+")
         if not len(pairs) == len(self.topics) == len(self.types):
@@ -145,21 +163,34 @@ class Catalogue:
 
 AREAS: Mapping[str, tuple[type[Event], ...]] = {
     "orders": orders.EVENTS,
-    "inventory": inventory.EVENTS,
+    "inventory": (*sites.EVENTS, *inventory.EVENTS, *stock_keeping.EVENTS),
     "decisions": decisions.EVENTS,
     "models": models.EVENTS,
-    "transport": transport.EVENTS,
+    "transport": (*transport.EVENTS, *routes.EVENTS),
     "policies": policies.EVENTS,
     "tasks": tasks.EVENTS,
     "people": people.EVENTS,
     "webhooks": webhooks.EVENTS,
     "organisations": organisations.EVENTS,
     "api_keys": api_keys.EVENTS,
+    "products": products.EVENTS,
+    "clients": clients.EVENTS,
+    "assignments": assignments.EVENTS,
+    "route_rules": route_rules.EVENTS,
+    "tours": (*tour_plans.EVENTS, *tours.EVENTS, *tour_bookings.EVENTS),
+    "tariffs": tariffs.EVENTS,
+    "forecasts": forecasts.EVENTS,
+    "simulations": simulations.EVENTS,
+    "metrics": metrics.EVENTS,
+    "schedules": schedules.EVENTS,
+    "alerts": alerts.EVENTS,
 }
 
 SENTENCES: Mapping[type[Event], str] = (
     orders.SENTENCES
+    | sites.SENTENCES
     | inventory.SENTENCES
+    | stock_keeping.SENTENCES
     | decisions.SENTENCES
     | models.SENTENCES
     | organisations.SENTENCES
@@ -168,13 +199,29 @@ SENTENCES: Mapping[type[Event], str] = (
     | policies.SENTENCES
     | tasks.SENTENCES
     | transport.SENTENCES
+    | routes.SENTENCES
     | webhooks.SENTENCES
+    | products.SENTENCES
+    | clients.SENTENCES
+    | assignments.SENTENCES
+    | route_rules.SENTENCES
+    | tour_plans.SENTENCES
+    | tours.SENTENCES
+    | tour_bookings.SENTENCES
+    | tariffs.SENTENCES
+    | forecasts.SENTENCES
+    | simulations.SENTENCES
+    | metrics.SENTENCES
+    | schedules.SENTENCES
+    | alerts.SENTENCES
 )
 
 #: The stream of each event: a template over its fields.
 STREAMS: Mapping[type[Event], str] = (
     orders.STREAMS
+    | sites.STREAMS
     | inventory.STREAMS
+    | stock_keeping.STREAMS
     | decisions.STREAMS
     | models.STREAMS
     | organisations.STREAMS
@@ -183,7 +230,21 @@ STREAMS: Mapping[type[Event], str] = (
     | policies.STREAMS
     | tasks.STREAMS
     | transport.STREAMS
+    | routes.STREAMS
     | webhooks.STREAMS
+    | products.STREAMS
+    | clients.STREAMS
+    | assignments.STREAMS
+    | route_rules.STREAMS
+    | tour_plans.STREAMS
+    | tours.STREAMS
+    | tour_bookings.STREAMS
+    | tariffs.STREAMS
+    | forecasts.STREAMS
+    | simulations.STREAMS
+    | metrics.STREAMS
+    | schedules.STREAMS
+    | alerts.STREAMS
 )
 
 #: Schema version by event class; 1 where it is not named.
@@ -222,6 +283,11 @@ as_json = CATALOGUE.as_json
 def fields_of_stream(template: str) -> tuple[str, ...]:
     """The fields that name a stream, in their order."""
     return tuple(name for _, name, _, _ in Formatter().parse(template) if name)
+
+
+def stream_of(event: Event) -> str:
+    """The name of the stream that an event belongs to."""
+    return STREAMS[type(event)].format_map(event.__dict__)
 
 
 def area_of(topic: str) -> str:

@@ -40,6 +40,9 @@ class Stage(StrEnum):
     CLOSED = "closed"
 
 
+#: The role of a decision that no model made: the kind's documented rule did.
+RULE_BASED = "rule_based"
+
 #: An answer is there, and no outcome yet.
 ANSWERED = frozenset(
     {Stage.MADE, Stage.REFERRED, Stage.CONFIRMED, Stage.OVERRIDDEN, Stage.CONTESTED}
@@ -159,11 +162,12 @@ class DecisionRequested(Event):
 class DecisionMade(Event):
     """A model scored the candidates and the best allowed one was chosen (None: none allowed).
 
-    ``role``: champion or challenger. ``code``: hash of the kind's declaration. Of the chosen
-    candidate: ``probability``; ``foretold``, the calibrated probability (isotonic) that what the
-    model warns of comes true; ``risk``, the share of that which the option bears. ``confidence``:
-    that the model's statement comes true, max(foretold, 1 - foretold). ``value_minor``: what is at
-    stake, None: not known. ``currency``: of all amounts.
+    ``role``: champion or challenger; ``rule_based`` where no model was deployed and the kind's rule
+    scored them, then ``model_hash`` is that of the rule's declaration. ``code``: hash of the kind's
+    declaration. Of the chosen candidate: ``probability``; ``foretold``, the calibrated probability
+    (isotonic) that what the model warns of comes true; ``risk``, the share of that which the option
+    bears. ``confidence``: that the model's statement comes true, max(foretold, 1 - foretold).
+    ``value_minor``: what is at stake, None: not known. ``currency``: of all amounts.
     """
 
     decision_id: str
@@ -353,7 +357,7 @@ STREAMS: dict[type[Event], str] = dict.fromkeys(EVENTS, STREAM)
 
 SENTENCES: dict[type[Event], str] = {
     DecisionRequested: "Decision {decision_id} ({kind}) was requested for {subject_id}",
-    DecisionMade: "Decision {decision_id} for {subject_id} was made by model {model_hash} "
+    DecisionMade: "Decision {decision_id} for {subject_id} was made by the {role} {model_hash} "
     "with confidence {confidence}",
     DecisionExplained: "Decision {decision_id} was explained: {summary}",
     DecisionReferred: "Decision {decision_id} was referred to people: {approvals} must agree",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -24,6 +26,16 @@ class Refused(Exception):
         words = self.code.replace(".", " ").replace("_", " ")
         values = ", ".join(f"{name}={value}" for name, value in self.context.items())
         return f"{words} ({values})" if values else words
+
+
+@contextmanager
+def of_field(field: str) -> Iterator[None]:
+    """Say of refusals within which field of the command they are about, where its name is not that
+    of what it refers to: a client's ``default_site_id`` is a ``site_id``."""
+    try:
+        yield
+    except Refused as refusal:
+        raise Refused(refusal.code, **refusal.context, field=field) from None
 
 
 def _plain(value: Any) -> Any:

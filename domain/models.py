@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from domain.access import KEY_ACTOR
 from domain.decider import Decider
-from domain.errors import Refused
+from domain.errors import Refused, of_field
 from domain.values import Command, Event, Id, Text, UtcTime, Value, Words
 
 #: SHA-256 of the artifact's bytes, in hex.
@@ -45,20 +45,38 @@ class Role(StrEnum):
 # values
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Metrics(Value):
     """How well predictions fit on the held-out, later part. None where not defined.
 
-    ``late_share``: of the rows, how many turned out as the model warns of.
-    ``calibration_error``: expected calibration error in ten bins.
+    Of probabilities: ``late_share``: of the rows, how many turned out as the model warns of;
+    ``calibration_error``: expected calibration error in ten bins. Of numbers: ``mae`` and ``rmse``,
+    mean absolute and root mean squared error, in the unit that the model speaks in.
     """
 
     rows: int
-    late_share: float
+    late_share: float | None
     auc: float | None
-    log_loss: float
-    brier: float
+    log_loss: float | None
+    brier: float | None
     accuracy: float | None = None
     calibration_error: float | None = None
+    mae: Annotated[float | None, Field(exclude_if=_is_none)] = None
+    rmse: Annotated[float | None, Field(exclude_if=_is_none)] = None
+
+    def fit_worse_than(self, baseline: Metrics) -> bool:
+        """By log loss, or by mean absolute error where numbers are foretold."""
+        _, own, other = self.against(baseline)
+        return own > other
+
+    def against(self, baseline: Metrics) -> tuple[str, float, float]:
+        """The figure that two are compared by, in words, and both values; lower is better."""
+        if self.log_loss is not None and baseline.log_loss is not None:
+            return "log loss", self.log_loss, baseline.log_loss
+        return "mean absolute error", self.mae or 0.0, baseline.mae or 0.0
 
 
 class Segment(Value):
@@ -414,7 +432,7 @@ def evolve(model: Model, event: Event) -> Model:
                 event.schema_hash,
                 stage=Stage.REGISTERED,
                 registered_by=event.registered_by,
-                fits_worse=event.metrics.log_loss > event.baseline.log_loss,
+                fits_worse=event.metrics.fit_worse_than(event.baseline),
             )
         case ModelApproved():
             return replace(model, stage=Stage.APPROVED)
@@ -506,7 +524,8 @@ def deploy(model: Model, command: DeployModel, actor: str) -> Sequence[Event]:
 def roll_back(model: Model, command: RollBackModel, actor: str, to: Model) -> Sequence[Event]:
     """Put an earlier champion of the same kind in the place of this one."""
     _must_be_known(model, command.model_hash)
-    _must_be_known(to, command.to)
+    with of_field("to"):
+        _must_be_known(to, command.to)
     if command.to == command.model_hash:
         raise Refused("model.same_model", model_hash=command.model_hash)
     if not model.was_champion:

@@ -6,35 +6,34 @@ lost the task without knowing it can say nothing more about it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field
 
 from domain.decider import Decider
-from domain.decisions import Weights
 from domain.errors import Refused
 from domain.models import Hash
-from domain.values import Command, Event, Id, Text, UtcTime, Value, Words
+from domain.values import Command, Event, Id, Text, UtcTime, Words
+from domain.work import (
+    ArchivingWork,
+    BacktestWork,
+    BundleWork,
+    ImportWork,
+    InferenceWork,
+    Priority,
+    ReplayWork,
+    SealingWork,
+    SimulationWork,
+    ToursWork,
+    TrainingWork,
+)
 
 #: So often a task is started; if its worker died each time, it fails.
 MOST_STARTS = 4
-#: Files of one import.
-MOST_FILES = 20
-_WORDS: Mapping[str, int] = {"low": 1, "normal": 5, "urgent": 9}
-
-
-class Kind(StrEnum):
-    """What is to be done."""
-
-    REPLAY = "replay"
-    TRAINING = "training"
-    IMPORT = "import"
-    BACKTEST = "backtest"
-    BUNDLE = "bundle"
 
 
 class State(StrEnum):
@@ -53,96 +52,13 @@ class State(StrEnum):
 FINISHED = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 
 
-def _number(priority: object) -> object:
-    return _WORDS.get(priority, priority) if isinstance(priority, str) else priority
+def _is_none(value: object) -> bool:
+    return value is None
 
 
-_Number = Annotated[int, Field(ge=0, le=9)]
-#: 9 first; ``urgent`` is 9, ``normal`` 5, ``low`` 1.
-Priority = Annotated[
-    _Number,
-    BeforeValidator(_number, json_schema_input_type=_Number | Literal["low", "normal", "urgent"]),
-]
-_Position = Annotated[int, Field(ge=0, lt=2**63)]
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 # values and commands
-
-
-class ImportFile(Value):
-    """A file that was uploaded, under the name that the mapping has for it."""
-
-    name: Id
-    upload_id: Id
-
-
-class RequestReplay(Command):
-    """Decide again from the log, and compare byte for byte: some decisions, or all where
-    ``decision_ids`` is left out."""
-
-    task_id: Id
-    decision_ids: Annotated[tuple[Id, ...], Field(min_length=1, max_length=1000)] | None = None
-    priority: Priority = 5
-    requested_at: UtcTime
-
-
-class RequestTraining(Command):
-    """Train a model of a kind of decision from the log and propose it; somebody else approves."""
-
-    task_id: Id
-    kind: Id
-    priority: Priority = 5
-    requested_at: UtcTime
-
-
-class RequestImport(Command):
-    """Bring uploaded files in by a mapping that the installation has."""
-
-    task_id: Id
-    mapping: Id
-    files: Annotated[tuple[ImportFile, ...], Field(min_length=1, max_length=MOST_FILES)]
-    priority: Priority = 5
-    requested_at: UtcTime
-
-    @model_validator(mode="after")
-    def _files_are_named_once(self) -> Self:
-        names = [file.name for file in self.files]
-        if len(set(names)) != len(names):
-            raise ValueError(f"files: each name once, got {', '.join(names)}")
-        return self
-
-
-class RequestBacktest(Command):
-    """Decide past requests between two log positions again, by another model, other weights or
-    both; ``to_position``: the last one where it is left out."""
-
-    task_id: Id
-    kind: Id
-    model_hash: Hash | None = None
-    weights: Weights | None = None
-    from_position: _Position = 0
-    to_position: _Position | None = None
-    priority: Priority = 5
-    requested_at: UtcTime
-
-    @model_validator(mode="after")
-    def _something_is_otherwise(self) -> Self:
-        if self.model_hash is None and self.weights is None:
-            raise ValueError("model_hash, weights: one of them, or both")
-        if self.to_position is not None and self.to_position < self.from_position:
-            raise ValueError(f"to_position: {self.to_position} lies before {self.from_position}")
-        return self
-
-
-class RequestBundle(Command):
-    """Put a decision's evidence into one archive; ``day``: prove too that its day had no other
-    requests."""
-
-    task_id: Id
-    decision_id: Id
-    day: bool = True
-    priority: Priority = 5
-    requested_at: UtcTime
 
 
 class CancelTask(Command):
@@ -159,6 +75,23 @@ class CancelOwnTask(Command):
     task_id: Id
     reason: Text | None = None
     cancelled_at: UtcTime
+
+
+class PrioritiseTask(Command):
+    """Have a task that waits begun sooner, or later, than it was asked for."""
+
+    task_id: Id
+    priority: Priority
+    prioritised_at: UtcTime
+
+
+class RetryTask(Command):
+    """Ask once more for what a task was to do that failed or was stopped: as a task of its own, in
+    one's own name."""
+
+    task_id: Id
+    retry_of: Id
+    requested_at: UtcTime
 
 
 class StartTask(Command):
@@ -213,49 +146,6 @@ class ReleaseTask(Command):
 # events
 
 
-class ReplayWork(Value):
-    """Which decisions; None: all."""
-
-    decision_ids: tuple[str, ...] | None
-
-
-class TrainingWork(Value):
-    """The kind of decision."""
-
-    kind: str
-
-
-class FileOfImport(Value):
-    """An uploaded file and the mapping's name for it."""
-
-    name: str
-    upload_id: str
-
-
-class ImportWork(Value):
-    """The files and the mapping."""
-
-    mapping: str
-    files: tuple[FileOfImport, ...]
-
-
-class BacktestWork(Value):
-    """What is decided again, and how."""
-
-    kind: str
-    model_hash: str | None
-    weights: Weights | None
-    from_position: int
-    to_position: int | None
-
-
-class BundleWork(Value):
-    """Whose evidence."""
-
-    decision_id: str
-    day: bool
-
-
 class TaskRequested(Event):
     """Long work was asked for; the field of its kind says what exactly, the others are null."""
 
@@ -267,8 +157,25 @@ class TaskRequested(Event):
     importing: ImportWork | None = None
     backtest: BacktestWork | None = None
     bundle: BundleWork | None = None
+    simulation: SimulationWork | None = None
+    inference: InferenceWork | None = None
+    tours: ToursWork | None = None
+    sealing: SealingWork | None = None
+    archiving: ArchivingWork | None = None
     requested_by: str
     requested_at: datetime
+    #: The task whose work is asked for once more.
+    retry_of: Annotated[str | None, Field(exclude_if=_is_none)] = None
+
+
+class TaskPrioritised(Event):
+    """A task that waits has another priority."""
+
+    task_id: str
+    kind: str
+    priority: int
+    prioritised_by: str
+    prioritised_at: datetime
 
 
 class TaskStarted(Event):
@@ -345,6 +252,7 @@ class TaskCancelled(Event):
 
 EVENTS = (
     TaskRequested,
+    TaskPrioritised,
     TaskStarted,
     TaskProgressed,
     TaskReleased,
@@ -360,6 +268,7 @@ STREAMS: dict[type[Event], str] = dict.fromkeys(EVENTS, STREAM)
 
 SENTENCES: dict[type[Event], str] = {
     TaskRequested: "{requested_by} asked for the {kind} {task_id}, priority {priority}",
+    TaskPrioritised: "{prioritised_by} gave the {kind} {task_id} the priority {priority}",
     TaskStarted: "{worker} has begun task {task_id}, attempt {attempt}",
     TaskProgressed: "Task {task_id}: {step}, {done} of {total}",
     TaskReleased: "Task {task_id} was given back in attempt {attempt}",
@@ -374,11 +283,13 @@ SENTENCES: dict[type[Event], str] = {
 class Task:
     """A task as its events tell it.
 
-    ``starts``: how often it was begun without being given back. ``asked``: what it is to do.
+    ``priority``: as it is by now. ``starts``: how often it was begun without being given back.
+    ``asked``: what it is to do.
     """
 
     state: State = State.UNKNOWN
     asked: TaskRequested | None = None
+    priority: int = 5
     attempt: int = 0
     starts: int = 0
     started: TaskStarted | None = None
@@ -391,7 +302,9 @@ def evolve(task: Task, event: Event) -> Task:
     """The task after one more of its events."""
     match event:
         case TaskRequested():
-            return replace(task, state=State.REQUESTED, asked=event)
+            return replace(task, state=State.REQUESTED, asked=event, priority=event.priority)
+        case TaskPrioritised():
+            return replace(task, priority=event.priority)
         case TaskStarted():
             return replace(
                 task,
@@ -419,39 +332,10 @@ def evolve(task: Task, event: Event) -> Task:
 TASKS = Decider(initial=Task(), evolve=evolve)
 
 
-def request(task: Task, command: Any, actor: str) -> Sequence[Event]:
-    """Take a task in."""
-    if task.state is not State.UNKNOWN:
-        raise Refused("task.already_requested", task_id=command.task_id, state=task.state.value)
-    told = command.model_dump(exclude={"task_id", "priority", "requested_at"})
-    kind = _KINDS[type(command)]
-    return [
-        TaskRequested(
-            task_id=command.task_id,
-            kind=kind.value,
-            priority=command.priority,
-            **{"importing" if kind is Kind.IMPORT else kind.value: told},
-            requested_by=actor,
-            requested_at=command.requested_at,
-        )
-    ]
-
-
-#: What each request is for.
-_KINDS: Mapping[type[Command], Kind] = {
-    RequestReplay: Kind.REPLAY,
-    RequestTraining: Kind.TRAINING,
-    RequestImport: Kind.IMPORT,
-    RequestBacktest: Kind.BACKTEST,
-    RequestBundle: Kind.BUNDLE,
-}
-REQUESTS = tuple(_KINDS)
-
-
 def start(task: Task, command: StartTask) -> Sequence[Event]:
     """Begin, once more where the last worker died; where that was once too often, or the task was
     told to stop meanwhile, end it instead."""
-    asked = _unfinished(task, command.task_id)
+    asked = unfinished(task, command.task_id)
     if task.state is State.CANCELLING:
         return [_stopped(task, command.started_at)]
     if task.starts >= MOST_STARTS:
@@ -512,31 +396,12 @@ def release(task: Task, command: ReleaseTask) -> Sequence[Event]:
     return [TaskReleased(**command.model_dump())]
 
 
-def cancel(task: Task, command: CancelTask | CancelOwnTask, actor: str) -> Sequence[Event]:
-    """Stop it: at once where nobody has begun it, else as soon as its worker hears of it."""
-    asked = _unfinished(task, command.task_id)
-    if task.state is State.CANCELLING:
-        raise Refused("task.cancelling", task_id=command.task_id)
-    kind = TaskCancelled if task.state is State.REQUESTED else TaskCancelRequested
-    return [
-        kind(
-            task_id=command.task_id,
-            kind=asked.kind,
-            reason=command.reason,
-            cancelled_by=actor,
-            cancelled_at=command.cancelled_at,
-        )
-    ]
+def unfinished(task: Task, task_id: str) -> TaskRequested:
+    """What a task asks for that has not ended.
 
-
-def cancel_own(task: Task, command: CancelOwnTask, actor: str) -> Sequence[Event]:
-    """The same, for who has asked for it."""
-    if task.asked is not None and task.asked.requested_by != actor:
-        raise Refused("task.of_somebody_else", task_id=command.task_id, actor=actor)
-    return cancel(task, command, actor)
-
-
-def _unfinished(task: Task, task_id: str) -> TaskRequested:
+    Raises:
+        Refused: there is none, or it has.
+    """
     if task.asked is None:
         raise Refused("task.unknown", task_id=task_id)
     if task.state in FINISHED:
@@ -546,7 +411,7 @@ def _unfinished(task: Task, task_id: str) -> TaskRequested:
 
 def _mine(task: Task, task_id: str, attempt: int) -> TaskRequested:
     """What was asked for, if this attempt still runs."""
-    asked = _unfinished(task, task_id)
+    asked = unfinished(task, task_id)
     if task.state is State.REQUESTED or task.attempt != attempt:
         raise Refused(
             "task.not_yours",

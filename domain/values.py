@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+)
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -80,6 +87,16 @@ Words = Annotated[str, AfterValidator(_storable)]
 Text = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_storable)]
 #: Region code such as a state or a postal area.
 Region = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,16}$")]
+
+
+#: The context in which events are read from the log.
+STORED: Final = {"stored": True}
+
+
+def is_stored(info: ValidationInfo) -> bool:
+    """Whether a value is being read from the log. What was recorded stands: a rule that a JSON
+    schema cannot tell is for what is new, or the log could not be read once it is stricter."""
+    return info.context is STORED
 
 
 class Value(BaseModel):

@@ -12,7 +12,7 @@ from psycopg.rows import TupleRow, class_row, tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from eventstore.archive.cold import BETWEEN, Cold, found_between, gapless, range_of
-from eventstore.stored import AT, STREAMS, LogUnavailable, StoredEvent
+from eventstore.stored import AT, STREAM_AFTER, STREAMS, LogUnavailable, StoredEvent
 
 # Of the transaction alone: the next one on the connection sees nothing.
 _OF: LiteralString = "SELECT set_config('chainlytics.organisation', %s, true)"
@@ -127,6 +127,20 @@ class OrganisationLog:
         if lacking:
             found |= await self._cold.streams(self.transaction, lacking)
         return found
+
+    async def stream_after(self, stream_id: UUID, version: int, limit: int) -> list[StoredEvent]:
+        """At most ``limit`` events of one of the organisation's streams behind a version, in its
+        order, wherever they are: a page of a long stream costs no more than one of a short one."""
+        async with (
+            self.connection() as connection,
+            connection.cursor(row_factory=class_row(StoredEvent), binary=True) as cursor,
+        ):
+            async with self.together(connection):
+                await cursor.execute(STREAM_AFTER, (stream_id, version, limit))
+            found = await cursor.fetchall()
+        if gapless(found, version):
+            return found
+        return (await self._cold.streams(self.transaction, {stream_id: version}))[stream_id][:limit]
 
     async def _read(self, query: str, wanted: Sequence[int] | Sequence[UUID]) -> list[StoredEvent]:
         async with (

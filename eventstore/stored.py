@@ -14,6 +14,10 @@ COLUMNS = """notification_id AS position, originator_id AS stream_id,
 AT = f"SELECT {COLUMNS} FROM events WHERE notification_id = ANY(%s)"
 STREAMS = f"""SELECT {COLUMNS} FROM unnest(%s::uuid[]) AS wanted (id)
     JOIN events ON originator_id = wanted.id ORDER BY originator_id, originator_version"""
+#: The next events of one stream.
+STREAM_AFTER = f"""SELECT {COLUMNS} FROM events
+    WHERE originator_id = %s AND originator_version > %s
+    ORDER BY originator_version LIMIT %s"""
 
 
 @dataclass(frozen=True, slots=True)

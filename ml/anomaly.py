@@ -16,12 +16,13 @@ from polars import col, when
 
 from commands.decisions import Subject
 from commands.handler import Read
-from commands.inventory import site_stream
 from commands.orders import order_stream
+from commands.sites import site_stream
 from domain.decisions import Weights
 from domain.errors import Refused
-from domain.inventory import SITES, StockAdjusted, StockPicked, StockReceived, must_be_known
+from domain.inventory import StockAdjusted, StockPicked, StockReceived
 from domain.orders import ORDERS, OrderPlaced, Status
+from domain.sites import SITES, must_be_known
 from domain.values import Event, money
 from ml.history import join
 from ml.kind import Examples, Feature, History, Kind, Past, Request, Source

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-from domain.decisions import DECISIONS, Decision
+from domain.decisions import DECISIONS, RULE_BASED, Decision
 from domain.models import ModelAlertCleared, ModelAlertRaised, ModelMeasured
 from domain.people import PersonErased
 from domain.values import money
@@ -230,7 +230,10 @@ def _model(decision: Json) -> str:
     hash_ = made["model_hash"]
     libraries = ", ".join(f"{name} {version}" for name, version in made["libraries"].items())
     link = f'<a href="model/{hash_}"><code>{hash_}</code></a>'
-    facts = [("Model", link), ("Its role", escape(made["role"]))]
+    if made["role"] == RULE_BASED:
+        facts = [("Rule", link), ("Method", "rule-based: no model was deployed")]
+    else:
+        facts = [("Model", link), ("Its role", escape(made["role"]))]
     for name, key in (("Proposed by", "registered"), ("Approved by", "approved"), ("Role", "role")):
         one = found[key]
         if one is not None:
@@ -248,14 +251,17 @@ def _model(decision: Json) -> str:
     facts += [
         ("Libraries", escape(libraries)),
         ("Kind's code", f"<code>{escape(made['code'])}</code>"),
-        ("Card", '<a href="model-card.md">model-card.md</a>, as of the making of this bundle'),
     ]
+    if registered is not None:
+        card = '<a href="model-card.md">model-card.md</a>, as of the making of this bundle'
+        facts.append(("Card", card))
     for one in decision["shadows"]:
         says = "agrees" if one["agrees"] else f"would have chosen {name_of(one['option'])}"
         facts.append(
             ("Shadow", f"<code>{one['model_hash'][:12]}</code> {escape(says)}, {_at(one)}")
         )
-    return "<h2>The model</h2>\n" + _dl(facts)
+    title = "The rule" if made["role"] == RULE_BASED else "The model"
+    return f"<h2>{title}</h2>\n" + _dl(facts)
 
 
 def _people(decision: Json) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from domain import catalogue
 from domain.catalogue import SENTENCES
 from domain.decisions import (
+    RULE_BASED,
     DecisionConfirmed,
     DecisionContested,
     DecisionExplained,
@@ -111,10 +112,15 @@ class Case:
 
     @property
     def features(self) -> list[str]:
-        """What the model sees, as it was registered; empty where nothing was decided."""
+        """What the model sees, as it was registered, or the rule, as it is declared; empty where
+        nothing was decided."""
         made = self.one(DecisionMade)
         if made is None:
             return []
+        if made.body["role"] == RULE_BASED:
+            kind = self.kind
+            same = kind is not None and kind.schema_hash == made.body["schema_hash"]
+            return list(kind.feature_names) if kind is not None and same else []
         mine = [
             one.body["training"]["features"]
             for one in self.events

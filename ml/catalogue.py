@@ -9,9 +9,11 @@ from commands.decisions import request_handler
 from commands.handler import Handler
 from commands.lines import importable
 from commands.policies import handlers as policy_handlers
+from commands.schedules import handlers as schedule_handlers
 from commands.tasks import handlers as task_handlers
 from domain.values import Command
 from ml.anomaly import ANOMALY
+from ml.estimates import ESTIMATES
 from ml.fulfilment import FULFILMENT
 from ml.kind import Kind
 from ml.replenishment import REPLENISHMENT
@@ -40,7 +42,8 @@ HANDLERS: Mapping[type[Command], Handler] = {
         for handler in (
             request_handler({name: kind.subject for name, kind in KINDS.items()}),
             *policy_handlers(KINDS),
-            *task_handlers(KINDS, importable),
+            *task_handlers(KINDS, importable, ESTIMATES),
+            *schedule_handlers({*KINDS, *ESTIMATES}, {*KINDS, "demand"}),
         )
     },
 }

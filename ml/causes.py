@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from domain.decisions import (
+    RULE_BASED,
     DecisionExplained,
     DecisionFailed,
     DecisionMade,
@@ -40,6 +41,8 @@ def cause(before: Sequence[Event], again: Sequence[Event]) -> tuple[str, str]:
     anew = next((one for one in again if isinstance(one, DecisionMade)), None)
     failed = next((one for one in again if isinstance(one, DecisionFailed)), None)
     failed_before = next((one for one in before if isinstance(one, DecisionFailed)), None)
+    if failed_before is not None and failed_before.code == "decision.no_model" and anew is not None:
+        return "rule", f"{failed_before.detail}; then there was no rule for that, now there is one"
     if failed_before is not None and failed is not None:
         return "failure", f"{_told(failed_before)} on the log, {_told(failed)} now"
     if made is not None and failed is not None:
@@ -56,6 +59,8 @@ def _told(failed: DecisionFailed) -> str:
 def _of_decision(made: DecisionMade, anew: DecisionMade) -> tuple[str, str] | None:
     if made.model_hash != anew.model_hash or made.role != anew.role:
         told = f"{made.role} {made.model_hash[:12]} on the log, {anew.role} {anew.model_hash[:12]}"
+        if made.role == anew.role == RULE_BASED:
+            return "rule", f"the kind's rule is another one: {told} now"
         return "governance", f"{told} as the log's own deployments have it"
     if made.libraries != anew.libraries:
         return "library versions", f"{dict(made.libraries)} then, {dict(anew.libraries)} now"

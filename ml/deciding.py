@@ -30,9 +30,9 @@ from ml.history import matrix, with_sources
 from ml.kind import Failed, History, Kind, Request
 from ml.scoring import (
     ADDITIVITY_TOLERANCE,
+    Judge,
     Matrix,
     ModelUnfit,
-    Scorer,
     libraries,
 )
 from ml.weighing import Case, Decided, Scored
@@ -40,8 +40,9 @@ from ml.words import Rows
 
 _log = structlog.get_logger(__name__)
 
-#: Loads the model of a hash; raises KeyError where there is none, ModelUnfit, ArtifactCorrupt.
-LoadScorer = Callable[[str], Awaitable[Scorer]]
+#: Loads the model or rule of a hash; raises KeyError where there is none, ModelUnfit,
+#: ArtifactCorrupt.
+LoadScorer = Callable[[str], Awaitable[Judge]]
 #: Taken while a matrix is scored: how many are at once.
 Gate = AbstractAsyncContextManager[Any]
 
@@ -148,7 +149,7 @@ def _as_told(ruled: list[Ruling | Failed], instead: Instead | None) -> Sequence[
         return ruled
     alone = Ruling(instead.model_hash, Role.CHAMPION.value)
     return [
-        replace(one, model_hash=alone.model_hash, role=alone.role, shadow=None)
+        replace(one, model_hash=alone.model_hash, role=alone.role, shadow=None, told="")
         if isinstance(one, Ruling)
         else one
         if one.code == KIND_STOPPED

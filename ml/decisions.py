@@ -43,6 +43,7 @@ from ml.catalogue import FEATURE_TABLES, KINDS
 from ml.history import LiveHistory, join
 from ml.kind import Request
 from ml.pieces import answers
+from ml.rules import rule_for
 from ml.scorers import Scorers
 from ml.tables import REQUEST
 from projections import lanes, rows, store
@@ -89,13 +90,18 @@ class DecisionConsumer:
         self._began = 0
         self._url = url
         self._bus = bus
+        self._artifacts = artifacts
         self._scorers = Scorers(artifacts)
         self._batch = batch
         self._cold = Cold()
         self._rate: float | None = None
 
     async def prepare(self) -> None:
-        """Create the feature tables; rebuild those that are new or whose declaration changed."""
+        """Create the feature tables; rebuild those that are new or whose declaration changed. Store
+        the rules that decide without a model: a later version may have others."""
+        for kind in KINDS.values():
+            if (rule := rule_for(kind)) is not None:
+                await self._artifacts.put(rule.declaration)
         async with await self._connect() as connection:
             changed = await store.prepare(connection, FEATURE_TABLES)
             async with connection.transaction():

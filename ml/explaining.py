@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from domain.decisions import Weights
+from domain.decisions import RULE_BASED, Weights
 from ml import pictures
 from ml.kind import Feature, Kind
 from ml.scoring import ADDITIVITY_TOLERANCE
@@ -59,6 +59,7 @@ class Explanation:
 
     Of the chosen one: ``probability``, as the model says it; ``foretold``, calibrated; ``risk``,
     the share of that which it bears. ``currency``: of all amounts; None: not known.
+    ``method``: ``rule-based``, or the hash of the model that scored it.
     ``additivity_error``: the largest distance of base and contributions from a margin;
     ``additive``: it is within ``additivity_tolerance``.
     """
@@ -68,6 +69,7 @@ class Explanation:
     subject_id: str
     model_hash: str
     role: str
+    method: str
     as_of: int
     weights: Weights
     summary: str
@@ -110,6 +112,8 @@ def explain(
         NoSuchCandidate: there is none of that index.
     """
     count = len(made["candidates"])
+    if not names and kind is not None and made["schema_hash"] == kind.schema_hash:
+        names = kind.feature_names  # a rule has no registration
     if candidate is not None and not 0 <= candidate < count:
         raise NoSuchCandidate(f"candidate {candidate}: there are 0 to {count - 1}")
     same = kind is not None and made["schema_hash"] == kind.schema_hash
@@ -136,6 +140,7 @@ def explain(
         subject_id=made["subject_id"],
         model_hash=made["model_hash"],
         role=made["role"],
+        method=method_of(made),
         as_of=made["as_of"],
         weights=Weights.model_validate(made["weights"]),
         summary=explained["summary"],
@@ -153,6 +158,11 @@ def explain(
         additivity_tolerance=ADDITIVITY_TOLERANCE,
         additive=worst <= ADDITIVITY_TOLERANCE,
     )
+
+
+def method_of(made: Mapping[str, Any]) -> str:
+    """By what a decision was made: a model's hash, or ``rule-based`` where none was deployed."""
+    return "rule-based" if made["role"] == RULE_BASED else str(made["model_hash"])
 
 
 def explain_weighing(kind: Kind, weighing: Weighing) -> list[ExplainedCandidate]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from domain.decisions import RULE_BASED
 from domain.models import Role
 from ml.history import join
 from ml.kind import Failed, History, Kind, Request
+from ml.rules import rule_for
 from ml.tables import MODEL, POLICY, ROLE
 
 KIND_STOPPED = "decision.kind_stopped"
@@ -21,6 +23,7 @@ _ROLES = tuple(role.value for role in Role)
 class Ruling:
     """Which model decides a request, in which role, and when people take over.
 
+    ``told``: why the kind's rule decides in place of a model; empty where a model does.
     ``shadow``: a model that scores it too. ``minimum_confidence``: below it a person decides.
     ``four_eyes_above_minor``: two persons where more is at stake; None: no such rule.
     """
@@ -30,6 +33,7 @@ class Ruling:
     shadow: str | None = None
     minimum_confidence: float = 0.0
     four_eyes_above_minor: int | None = None
+    told: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ async def rulings(
         try:
             if stopped:
                 raise Failed(KIND_STOPPED, f"{kind.name} is stopped: {stopped}")
-            model_hash, role, shadow = _chosen(kind, request, posts[number])
+            model_hash, role, shadow, why = _chosen(kind, request, posts[number])
         except Failed as failure:
             found.append(failure)
             continue
@@ -79,6 +83,7 @@ async def rulings(
                 shadow,
                 0.0 if confidence is None else confidence,
                 None if four_eyes is None or four_eyes < 0 else four_eyes,
+                why,
             )
         )
     return found
@@ -112,16 +117,23 @@ async def _posts(frame: pl.DataFrame, history: History) -> list[dict[str, _Post]
 
 def _chosen(
     kind: Kind, request: Request, posts: Mapping[str, _Post]
-) -> tuple[str, str, str | None]:
-    """Model, its role, and the shadow beside it."""
+) -> tuple[str, str, str | None, str]:
+    """Model, its role, the shadow beside it, and why it is no model but the kind's rule."""
     challenger = _able(kind, posts.get(Role.CHALLENGER))
     shadow = _able(kind, posts.get(Role.SHADOW))
+    other = None if shadow is None else shadow.model_hash
+    champion = posts.get(Role.CHAMPION)
     if challenger and drawn(challenger.model_hash, request.event.decision_id) < challenger.share:
         mine, role = challenger, Role.CHALLENGER
+    elif why := _no_champion(kind, champion):
+        rule = rule_for(kind)
+        if rule is None:
+            raise Failed("decision.no_model", why)
+        return rule.hash, RULE_BASED, other, why
     else:
-        mine, role = _champion(kind, posts.get(Role.CHAMPION)), Role.CHAMPION
-    other = shadow.model_hash if shadow and shadow.model_hash != mine.model_hash else None
-    return mine.model_hash, role.value, other
+        assert champion is not None
+        mine, role = _champion(kind, champion), Role.CHAMPION
+    return mine.model_hash, role.value, other if other != mine.model_hash else None, ""
 
 
 def drawn(model_hash: str, decision_id: str) -> float:
@@ -137,14 +149,22 @@ def _able(kind: Kind, post: _Post | None) -> _Post | None:
     return post if post.schema_hash == kind.schema_hash else None
 
 
-def _champion(kind: Kind, post: _Post | None) -> _Post:
+def _no_champion(kind: Kind, post: _Post | None) -> str:
+    """Why a kind has no champion; empty: it has one."""
     if post is None:
-        raise Failed("decision.no_model", f"no model is deployed for {kind.name}")
+        return f"no model is deployed for {kind.name}"
     name = post.model_hash[:12]
     if not post.current:
-        raise Failed("decision.no_model", f"{kind.name} has no champion: {name} was withdrawn")
+        return f"{kind.name} has no champion: {name} was withdrawn"
     if post.retired:
-        raise Failed("decision.no_model", f"the last champion of {kind.name}, {name}, was retired")
+        return f"the last champion of {kind.name}, {name}, was retired"
+    return ""
+
+
+def _champion(kind: Kind, post: _Post) -> _Post:
+    """The champion, if it may and can decide. A stopped one is not stood in for: who pulled the
+    switch wants people to look. Nor is one of other features: that is a fault to be mended."""
+    name = post.model_hash[:12]
     if post.stopped:
         raise Failed("decision.model_stopped", f"model {name} is stopped: {post.stopped}")
     if post.schema_hash != kind.schema_hash:

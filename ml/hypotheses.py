@@ -14,7 +14,7 @@ from eventstore.artifacts import ArtifactCorrupt, Artifacts
 from ml.catalogue import KINDS
 from ml.kind import Kind
 from ml.scorers import Scorers
-from ml.scoring import ModelUnfit, Scorer
+from ml.scoring import Judge, ModelUnfit
 from ml.whatif import (
     Change,
     Counterfactual,
@@ -112,7 +112,7 @@ class Hypotheses:
             )
         return kind, made
 
-    async def _asked(self, kind: Kind, model_hash: str, ask: Callable[[Scorer], T]) -> T:
+    async def _asked(self, kind: Kind, model_hash: str, ask: Callable[[Judge], T]) -> T:
         try:
             scorer = await self._scorers.load(kind, model_hash)
         except (KeyError, ModelUnfit, ArtifactCorrupt) as error:

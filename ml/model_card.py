@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from domain.models import ModelRegistered
+from ml.estimates import ESTIMATES
 from ml.kind import Kind
 from readmodels import models
 from readmodels.database import ReadModels
@@ -25,6 +26,11 @@ _METRICS = (
     ("brier", "Brier score", "lower is better"),
     ("accuracy", "accuracy", "higher is better"),
     ("calibration_error", "calibration error (ECE)", "lower is better"),
+)
+_ERRORS = (
+    ("rows", "held-out cases", ""),
+    ("mae", "mean absolute error", "lower is better"),
+    ("rmse", "root mean squared error", "lower is better"),
 )
 
 
@@ -72,7 +78,7 @@ async def story_of(read: ReadModels, model_hash: str) -> Story | None:
 
 
 def card(story: Story, kind: Kind | None) -> str:
-    """The card. ``kind``: its declaration, where the code still has it."""
+    """The card. ``kind``: its declaration, where it is one of decisions and the code has it."""
     # With the fields that an older registration lacks.
     registered = ModelRegistered.model_validate(story.model.registered).model_dump(mode="json")
     sections = (
@@ -103,7 +109,8 @@ def _head(model: ModelDetail, kind: Kind | None) -> str:
         lines.append(f"- **Stopped**: {_plain(model.stopped)}")
     if model.retired:
         lines.append(f"- **Retired**: {_plain(model.retired)}")
-    if kind is None or kind.schema_hash != model.registered["schema_hash"]:
+    declared = ESTIMATES.get(model.kind) if kind is None else kind
+    if declared is None or declared.schema_hash != model.registered["schema_hash"]:
         lines.append(
             "- **Outdated**: the features of its kind have changed since; it cannot decide"
         )
@@ -111,6 +118,13 @@ def _head(model: ModelDetail, kind: Kind | None) -> str:
 
 
 def _intended_use(model: ModelDetail, kind: Kind | None) -> str:
+    estimate = ESTIMATES.get(model.kind)
+    if estimate is not None:
+        return (
+            f"## Intended use\n\nIt says {estimate.family.value}: {estimate.unit}. Where no model "
+            f"is deployed a rule does: {estimate.says}. It is made for the organisation whose log "
+            "it learned from, and for no other."
+        )
     warns = "what its kind warns of comes true" if kind is None else f"a case will {kind.warning}"
     return (
         f"## Intended use\n\nIt says how likely it is that {warns}, for each candidate of a "
@@ -165,10 +179,16 @@ def _features(model: ModelDetail, kind: Kind | None) -> str:
 
 def _metrics(registered: Mapping[str, Any]) -> str:
     model, baseline = registered["metrics"], registered["baseline"]
+    of_numbers = model["log_loss"] is None
     rows = [
         (told, _figure(model.get(name)), _figure(baseline.get(name)), better)
-        for name, told, better in _METRICS
+        for name, told, better in (_ERRORS if of_numbers else _METRICS)
     ]
+    if of_numbers:
+        gain = (baseline["mae"] or 0.0) - (model["mae"] or 0.0)
+        better = "worse than" if gain < 0 else "better than" if gain else "as good as"
+        table = _table(("on later, held-out cases", "model", "rule", ""), rows)
+        return f"## Metrics\n\n{table}\n\n**It is {better} the rule.**"
     gain = baseline["log_loss"] - model["log_loss"]
     verdict = (
         "\n\n**Its probabilities fit worse than the baseline's.**"
@@ -296,7 +316,7 @@ def _limits(story: Story, registered: Mapping[str, Any]) -> str:
     weak = [
         f"{one['column']} {one['value']}"
         for one in registered.get("segments") or []
-        if one["metrics"]["brier"] > 1.25 * metrics["brier"]
+        if metrics["brier"] is not None and one["metrics"]["brier"] > 1.25 * metrics["brier"]
     ]
     if weak:
         told.append(

@@ -12,17 +12,11 @@ from polars import col, when
 
 from commands.decisions import Subject
 from commands.handler import Read
-from commands.inventory import site_stream
+from commands.sites import site_stream
 from domain.decisions import RecordOutcome, Weights
 from domain.errors import Refused
-from domain.inventory import (
-    SITES,
-    Site,
-    StockAdjusted,
-    StockPicked,
-    StockReceived,
-    must_be_open,
-)
+from domain.inventory import StockAdjusted, StockPicked, StockReceived
+from domain.sites import SITES, Site, must_be_open
 from domain.values import Event
 from eventstore import StoredEvent
 from ml.history import join

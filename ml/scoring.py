@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -53,6 +53,19 @@ class Scores:
         sums = self.contributions.sum(axis=1, dtype=np.float64)
         # A NaN is the largest of all: it must not pass for a small distance.
         return float(np.nan_to_num(np.abs(sums - self.margins), nan=np.inf).max())
+
+
+class Judge(Protocol):
+    """What scores candidates: a model, or the rule that stands where none is deployed."""
+
+    def score(self, matrix: Matrix) -> Scores:
+        """Numbers for each row; the same to the bit alone or in a batch."""
+
+    def risks(self, matrix: Matrix) -> tuple[Vector, Exact]:
+        """Margins and calibrated risks alone, which is quicker."""
+
+    def thresholds(self) -> dict[str, list[float]]:
+        """The values of features between which nothing changes, or is taken not to."""
 
 
 def libraries() -> dict[str, str]:

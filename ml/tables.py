@@ -6,10 +6,10 @@ All sums are of integers, so a value is the same however it was merged.
 from __future__ import annotations
 
 import polars as pl
-from polars import col
+from polars import col, when
 
 from domain.decisions import DecisionMade, DecisionOutcomeRecorded, DecisionRequested
-from domain.inventory import SiteClosed, SiteOpened, StockAdjusted, StockPicked, StockReceived
+from domain.inventory import StockAdjusted, StockPicked, StockReceived, StockReturned
 from domain.models import (
     ModelDeployed,
     ModelResumed,
@@ -26,7 +26,15 @@ from domain.orders import (
     OrderShipped,
 )
 from domain.policies import KindResumed, KindStopped, PolicySet
-from domain.transport import RouteAllowed, RouteForbidden, VehicleRegistered, VehicleRetired
+from domain.routes import RouteAllowed, RouteForbidden
+from domain.sites import SiteChanged, SiteClosed, SiteOpened, SiteReopened
+from domain.transport import (
+    VehicleChanged,
+    VehicleMoved,
+    VehicleRegistered,
+    VehicleReinstated,
+    VehicleRetired,
+)
 from domain.values import Event
 from projections.fold import Fold, collect, count, first, greatest, last, total
 from projections.table import Table
@@ -63,7 +71,9 @@ ORDER = Table(
 
 _AT_SITE: tuple[type[Event], ...] = (
     SiteOpened,
+    SiteChanged,
     SiteClosed,
+    SiteReopened,
     OrderAllocated,
     OrderShipped,
     OrderDelivered,
@@ -75,10 +85,12 @@ SITE = Table(
     name="feature_sites",
     key=dict.fromkeys(_AT_SITE, ("site_id",)),
     columns={
-        "is_open": last({SiteOpened: pl.lit(True), SiteClosed: pl.lit(False)}),
-        "region": first({SiteOpened: "region"}),
-        "daily_capacity": first({SiteOpened: "daily_capacity"}),
-        "opened": first({SiteOpened: "state"}, json=True),
+        "is_open": last(
+            {SiteOpened: pl.lit(True), SiteClosed: pl.lit(False), SiteReopened: pl.lit(True)}
+        ),
+        "region": last({SiteOpened: "region", SiteChanged: "region"}),
+        "daily_capacity": last({SiteOpened: "daily_capacity", SiteChanged: "daily_capacity"}),
+        "opened": last({SiteOpened: "state", SiteChanged: "state"}, json=True),
         "allocated": count(OrderAllocated),
         "shipped": count(OrderShipped),
         "cancelled": count(OrderCancelled),
@@ -115,18 +127,57 @@ REGION = Table(name="feature_regions", key={OrderDelivered: ("region",)}, column
 
 OVERALL = Table(name="feature_overall", key={OrderDelivered: ()}, columns=_deliveries())
 
+#: The site that a vehicle has left; null where it is moved to other service levels of the same.
+_LEFT = pl.when(col("from_site_id") != col("site_id")).then(col("from_site_id"))
+
+
+def _of_vehicle(field: str) -> Fold:
+    """What was said last of a vehicle, at the site where it is."""
+    return last(
+        {
+            VehicleRegistered: field,
+            VehicleChanged: field,
+            VehicleMoved: (col(field), pl.lit(None)),
+        }
+    )
+
+
 VEHICLE = Table(
     name="feature_vehicles",
-    key=dict.fromkeys((VehicleRegistered, VehicleRetired), ("site_id", "vehicle_id")),
+    key={
+        VehicleRegistered: ("site_id", "vehicle_id"),
+        VehicleChanged: ("site_id", "vehicle_id"),
+        VehicleRetired: ("site_id", "vehicle_id"),
+        VehicleReinstated: ("site_id", "vehicle_id"),
+        # A row at each of the two sites; only one where it is moved to other service levels.
+        VehicleMoved: (
+            {"site_id": col("site_id"), "vehicle_id": col("vehicle_id")},
+            {"site_id": _LEFT, "vehicle_id": col("vehicle_id")},
+        ),
+    },
     columns={
-        "registered": first({VehicleRegistered: "position"}),
-        "mode": first({VehicleRegistered: "mode"}),
-        "service_levels": first({VehicleRegistered: col("service_levels").list.join(",")}),
-        "max_weight_g": first({VehicleRegistered: "max_weight_g"}),
-        "daily_capacity": first({VehicleRegistered: "daily_capacity"}),
-        "cost_minor": first({VehicleRegistered: "cost_minor"}),
-        "carbon_g": first({VehicleRegistered: "carbon_g"}),
-        "retired": last({VehicleRetired: pl.lit(True)}),
+        "registered": first(
+            {VehicleRegistered: "position", VehicleMoved: (col("position"), pl.lit(None))}
+        ),
+        "mode": _of_vehicle("mode"),
+        "service_levels": last(
+            {
+                VehicleRegistered: col("service_levels").list.join(","),
+                VehicleMoved: (col("service_levels").list.join(","), pl.lit(None)),
+            }
+        ),
+        "max_weight_g": _of_vehicle("max_weight_g"),
+        "daily_capacity": _of_vehicle("daily_capacity"),
+        "cost_minor": _of_vehicle("cost_minor"),
+        "carbon_g": _of_vehicle("carbon_g"),
+        # As of the site: who went to another one is not there any more.
+        "retired": last(
+            {
+                VehicleRetired: pl.lit(True),
+                VehicleReinstated: pl.lit(False),
+                VehicleMoved: (pl.lit(False), pl.lit(True)),
+            }
+        ),
     },
 )
 
@@ -152,13 +203,14 @@ _MOVED = (StockReceived, StockPicked, StockAdjusted)
 
 STOCK = Table(
     name="feature_stock",
-    key=dict.fromkeys(_MOVED, ("site_id", "sku")),
+    key=dict.fromkeys((*_MOVED, StockReturned), ("site_id", "sku")),
     columns={
         "on_hand": total(
             {
                 StockReceived: col("quantity"),
                 StockPicked: -col("quantity"),
                 StockAdjusted: col("change"),
+                StockReturned: col("quantity"),
             }
         ),
         "receipts": count(StockReceived),
@@ -199,14 +251,17 @@ STOCK_WEEK = Table(
     columns={"picked": total({StockPicked: "quantity"}), "picks": count(StockPicked)},
 )
 
+#: A part of another order was ordered once, not twice.
+_OWN = col("split_from").is_null()
+
 #: What is known of an article from the orders for it.
 ARTICLE = Table(
     name="feature_articles",
     key={OrderPlaced: {"sku": col("lines").struct.field("sku")}},
     explode={OrderPlaced: "lines"},
     columns={
-        "lines": count(OrderPlaced),
-        "ordered": total({OrderPlaced: col("lines").struct.field("quantity")}),
+        "lines": count(where={OrderPlaced: _OWN}),
+        "ordered": total({OrderPlaced: when(_OWN).then(col("lines").struct.field("quantity"))}),
         "price_minor": last({OrderPlaced: col("lines").struct.field("unit_price_minor")}),
         "weight_g": last({OrderPlaced: col("lines").struct.field("weight_g")}),
     },
@@ -216,9 +271,9 @@ CUSTOMER = Table(
     name="feature_customers",
     key={OrderPlaced: ("customer_id",)},
     columns={
-        "orders": count(OrderPlaced),
-        "units": total({OrderPlaced: "units"}),
-        "goods_minor": total({OrderPlaced: "goods_minor"}),
+        "orders": count(where={OrderPlaced: _OWN}),
+        "units": total({OrderPlaced: when(_OWN).then(col("units"))}),
+        "goods_minor": total({OrderPlaced: when(_OWN).then(col("goods_minor"))}),
     },
 )
 

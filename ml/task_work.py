@@ -7,98 +7,44 @@ import hashlib
 import json
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import time
 from typing import Any
-from uuid import UUID
 
 from pydantic_core import to_jsonable_python
 
-from commands import HANDLERS, Bus, Context
+from commands import HANDLERS, Context
 from commands.bulk import Progress
 from commands.context import Rights
 from commands.importer import SourcesUnusable, import_directory
 from commands.lines import FILE, MAPPING, import_lines
 from commands.mapping import MappingError, read_mapping, shipped_mappings
-from commands.membership import Memberships
 from commands.tasks import REQUESTS
 from domain.access import Role
 from domain.errors import Refused
-from domain.tasks import Kind, TaskRequested
-from eventstore import Log, StoredEvent
-from eventstore.artifacts import Artifacts
+from domain.work import Kind
 from eventstore.ids import named_id
 from eventstore.seals.proofs import NotSealed
-from eventstore.uploads import Uploads
 from ml.backtest import NothingToCompare, backtest
 from ml.bundle import Bundles, ModelGone, NoSuchDecision
 from ml.catalogue import KINDS
 from ml.deciding import Instead
-from ml.models import NotEnoughHistory, train
+from ml.inferring import inference
+from ml.job import CannotBeDone, Found, Job, Report, Tools
+from ml.maintaining import archiving, sealing
+from ml.models import NotEnoughHistory
 from ml.replay import NotAnswered, replay
+from ml.simulating import simulation
+from ml.touring import tours
+from ml.training import trainer
 from readmodels.database import ReadModels
-
-#: Called from the work with what is done, of how much (0: not known), and what it is doing.
-Report = Callable[[int, int, str], None]
 
 _GZIP = b"\x1f\x8b"
 #: How long a decision's seal is waited for, in seconds.
 _SEALED_S = 60
 _SPOOL_S = 86_400
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What work is done with.
-
-    ``spool``: a folder of our own for files that are being imported. ``verifier``: the program
-    that evidence bundles have a copy of.
-    """
-
-    url: str
-    log: Log
-    bus: Bus
-    artifacts: Artifacts
-    uploads: Uploads
-    spool: Path
-    verifier: bytes
-    memberships: Memberships
-
-
-#: Opens them, on the event loop that they are used on.
-OpenTools = Callable[[], AbstractAsyncContextManager[Tools]]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A task that is being done: whose, since which event, which attempt, and what it asks."""
-
-    organisation_id: UUID
-    cause: StoredEvent
-    attempt: int
-    asked: TaskRequested
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What came of it: figures, and perhaps a file."""
-
-    result: Mapping[str, int | float | str]
-    content: bytes | None = None
-    media_type: str | None = None
-    file_name: str | None = None
-
-
-class CannotBeDone(Exception):
-    """A task that fails for a reason that whoever asked for it can understand."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        self.code, self.reason = code, reason
-        super().__init__(f"{code}: {reason}")
 
 
 #: What is done for whom an operator's token names, who may do all, and is no member.
@@ -192,15 +138,14 @@ async def _training(tools: Tools, job: Job, report: Report) -> Found:
     known = (await tools.log.answers([context.command_id])).get(context.command_id)
     if known is not None:
         return Found({"model_hash": known[1].stream.partition("/")[2], "kind": asked.kind})
-    trained = await train(
+    trained = await trainer(asked.kind)(
         tools.url,
         tools.log,
         tools.artifacts,
         job.organisation_id,
-        KINDS[asked.kind],
-        datetime.now(UTC),
-        lambda done, total: report(done, total, "reading the log, by positions"),
-        lambda done, total: report(done, total, "growing trees"),
+        at=datetime.now(UTC),
+        report=lambda done, total: report(done, total, "reading the log, by positions"),
+        fitting=lambda done, total: report(done, total, "growing trees"),
     )
     proposed = trained.registration
     await rights_of(tools, job)  # training takes a while
@@ -209,16 +154,22 @@ async def _training(tools: Tools, job: Job, report: Report) -> Found:
     except Refused as refusal:
         if refusal.code != "model.already_registered":
             raise
-    auc = proposed.metrics.auc
-    figures: dict[str, int | float | str] = {} if auc is None else {"auc": auc}
+    told = {
+        "auc": proposed.metrics.auc,
+        "log_loss": proposed.metrics.log_loss,
+        "baseline_log_loss": proposed.baseline.log_loss,
+        "mae": proposed.metrics.mae,
+        "baseline_mae": proposed.baseline.mae,
+        "rmse": proposed.metrics.rmse,
+        "baseline_rmse": proposed.baseline.rmse,
+    }
+    figures = {name: value for name, value in told.items() if value is not None}
     return Found(
         {
             "model_hash": proposed.model_hash,
             "kind": proposed.kind,
             "train_rows": proposed.training.train_rows,
             "test_rows": proposed.metrics.rows,
-            "log_loss": proposed.metrics.log_loss,
-            "baseline_log_loss": proposed.baseline.log_loss,
             **figures,
         }
     )
@@ -259,6 +210,7 @@ async def _import(tools: Tools, job: Job, report: Report) -> Found:
                 rejects=rejects,
                 on_progress=told,
                 ask_rights=partial(rights_of, tools, job),
+                dry_run=asked.dry_run or False,
             )
         else:
             found = await import_directory(
@@ -270,6 +222,7 @@ async def _import(tools: Tools, job: Job, report: Report) -> Found:
                 rejects=rejects,
                 on_progress=told,
                 ask_rights=partial(rights_of, tools, job),
+                dry_run=asked.dry_run or False,
             )
         content = rejects.read_bytes()
     finally:
@@ -277,6 +230,7 @@ async def _import(tools: Tools, job: Job, report: Report) -> Found:
     done = found.progress
     return Found(
         {
+            "dry_run": int(asked.dry_run or False),
             "rows": sum(found.rows.values()),
             "rejected_rows": sum(found.rejected_rows.values()),
             "commands": done.total,
@@ -364,6 +318,11 @@ _WORK: Mapping[Kind, Callable[[Tools, Job, Report], Awaitable[Found]]] = {
     Kind.IMPORT: _import,
     Kind.BACKTEST: _backtest,
     Kind.BUNDLE: _bundle,
+    Kind.SIMULATION: simulation,
+    Kind.INFERENCE: inference,
+    Kind.TOURS: tours,
+    Kind.SEALING: sealing,
+    Kind.ARCHIVING: archiving,
 }
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from threading import Event, Thread
 from time import monotonic
 from typing import Any
@@ -32,7 +34,6 @@ from domain.tasks import (
     FINISHED,
     CompleteTask,
     FailTask,
-    Kind,
     ReleaseTask,
     ReportTask,
     StartTask,
@@ -41,12 +42,14 @@ from domain.tasks import (
     TaskStarted,
 )
 from domain.values import Command
+from domain.work import Kind
 from eventstore import Log, LogUnavailable, StoredEvent
 from eventstore.artifacts import Artifacts
 from eventstore.log import Connection
 from eventstore.subscription import Bell
 from eventstore.uploads import Uploads
-from ml.task_work import CannotBeDone, Found, Job, OpenTools, do
+from ml.job import CannotBeDone, Found, Job, OpenTools
+from ml.task_work import do
 from projections import store
 from readmodels.tasks import OpenTask, in_turn, open_tasks, task_of
 
@@ -169,6 +172,8 @@ class TaskWorker:
         bus: takes what is said of tasks.
         open_tools: opens what the work needs, on the event loop of the thread that does it.
         at_once: tasks of this process at the same time.
+        kinds: does tasks of these kinds only; None: of all.
+        of_kind: so many of a kind at the same time, of those kinds that are named.
     """
 
     def __init__(
@@ -179,9 +184,14 @@ class TaskWorker:
         open_tools: OpenTools,
         *,
         at_once: int = 1,
+        kinds: Collection[Kind] | None = None,
+        of_kind: Mapping[Kind, int] | None = None,
     ) -> None:
         self._url, self._log, self._bus, self._open = url, log, bus, open_tools
         self._at_once = at_once
+        self._kinds = None if kinds is None else frozenset(kinds)
+        self._of_kind = dict(of_kind or {})
+        self._doing: Counter[str] = Counter()
         self._artifacts, self._uploads = Artifacts(log), Uploads(log)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._served: dict[UUID, int] = {}
@@ -242,7 +252,19 @@ class TaskWorker:
                 return
             task = asyncio.create_task(self._do(lease), name=f"task {lease.job.asked.task_id}")
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._doing[lease.job.asked.kind] += 1
+            task.add_done_callback(partial(self._done, lease.job.asked.kind))
+
+    def _done(self, kind: str, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._doing[kind] -= 1
+
+    def _takes(self, one: OpenTask) -> bool:
+        """Whether a task is of a kind that is done here, and that there is room for."""
+        if self._kinds is not None and one.kind not in self._kinds:
+            return False
+        most = next((most for kind, most in self._of_kind.items() if kind == one.kind), None)
+        return most is None or self._doing[one.kind] < most
 
     async def _next(self, connection: Connection) -> _Lease | None:
         """The next task that nobody has, begun; None: there is none."""
@@ -252,7 +274,7 @@ class TaskWorker:
         self._left_alone = {key: at for key, at in self._left_alone.items() if at > now}
         for one in in_turn(found, self._served):
             key = one.organisation_id, one.task_id
-            if key in self._settled or key in self._left_alone:
+            if key in self._settled or key in self._left_alone or not self._takes(one):
                 continue
             stream = stream_id(one.organisation_id, task_stream(one.task_id))
             lock = int.from_bytes(stream.bytes[:8], "big", signed=True)

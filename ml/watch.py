@@ -13,7 +13,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from commands import Bus
-from domain.decisions import DecisionMade, DecisionOutcomeRecorded
+from domain.decisions import RULE_BASED, DecisionMade, DecisionOutcomeRecorded
 from domain.models import ModelMeasured
 from domain.values import Event
 from eventstore import Log, LogUnavailable
@@ -26,7 +26,7 @@ _MEASURING = 0x_C4A1_0004
 _log = structlog.get_logger(__name__)
 
 _FIELDS: Mapping[type[Event], set[str]] = {
-    DecisionMade: {"model_hash"},
+    DecisionMade: {"model_hash", "role"},
     DecisionOutcomeRecorded: {"model_hash"},
     ModelMeasured: {"model_hash", "state"},
 }
@@ -55,6 +55,8 @@ class Unmeasured:
         self._url, self._organisation = url, organisation_id
         self._position = 0
         self._news: dict[tuple[UUID, str], _News] = {}
+        #: What made decisions and is no model: nobody registered it, and it cannot drift.
+        self._rules: set[str] = set()
 
     async def read(self, to: int) -> None:
         """Read on to a position. A log that was set back (a restore) is read anew."""
@@ -73,7 +75,9 @@ class Unmeasured:
     def _take(self, event: type[Event], rows: list[dict[str, object]]) -> None:
         for row in rows:
             model_hash, position = row["model_hash"], row["position"]
-            if model_hash is None:
+            if row.get("role") == RULE_BASED:
+                self._rules.add(str(model_hash))
+            if model_hash is None or model_hash in self._rules:
                 continue
             assert isinstance(position, int)
             key = UUID(str(row["organisation_id"])), str(model_hash)

@@ -177,6 +177,7 @@ class Decided:
     def _explained(self, head: dict[str, Any]) -> DecisionExplained:
         kind, best = self._kind, self._ranked[0]
         row = self._row(best)
+        why = self._ruling.told
         runner: RunnerUp | None = None
         if self._chosen is not None and len(self._ranked) > 1:
             other = self._ranked[1]
@@ -188,7 +189,7 @@ class Decided:
             summary=(
                 f"No candidate for {head['subject_id']} keeps all the rules"
                 if self._chosen is None
-                else kind.summary(row)
+                else words.by_rule(kind.summary(row), why)
             ),
             reasons=(
                 ()
@@ -198,6 +199,7 @@ class Decided:
                     row,
                     self._inputs[best].tolist(),
                     self._scored.contributions[best].tolist(),
+                    why,
                 )
             ),
             rejections=words.rejections(kind, self._rows, self._first, self._rejected),

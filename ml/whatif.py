@@ -16,7 +16,7 @@ from domain.decisions import Weights
 from ml.history import as_matrix, derived
 from ml.kind import Feature, Kind
 from ml.levers import edges, values
-from ml.scoring import Matrix, Scorer
+from ml.scoring import Judge, Matrix
 from ml.weighing import floats, objective, rank
 
 #: Values that are tried of one lever, nearest to the present one, and pairs of changes.
@@ -120,7 +120,7 @@ def of_decision(names: Sequence[str], made: Mapping[str, Any]) -> list[Option]:
     return found
 
 
-def weigh(kind: Kind, scorer: Scorer, weights: Weights, options: Sequence[Option]) -> Weighing:
+def weigh(kind: Kind, scorer: Judge, weights: Weights, options: Sequence[Option]) -> Weighing:
     """Score options, explain each, and choose.
 
     Raises:
@@ -184,7 +184,7 @@ def changed(kind: Kind, options: Sequence[Option], changes: Sequence[Change]) ->
 
 
 def counterfactual(
-    kind: Kind, scorer: Scorer, weights: Weights, options: Sequence[Option]
+    kind: Kind, scorer: Judge, weights: Weights, options: Sequence[Option]
 ) -> Counterfactual | None:
     """The smallest change of the kind's levers, within their bounds, with which another option is
     chosen; None: no change of one or two of them does it.
@@ -261,7 +261,7 @@ class _Search:
     """One decision's allowed options, and what is chosen of them under many sets of changes."""
 
     def __init__(
-        self, kind: Kind, scorer: Scorer, weights: Weights, options: Sequence[Option]
+        self, kind: Kind, scorer: Judge, weights: Weights, options: Sequence[Option]
     ) -> None:
         self._kind, self._scorer, self._weights, self._options = kind, scorer, weights, options
         self._values = _frame(kind, [one.features for one in options]).to_numpy().astype(np.float64)

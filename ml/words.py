@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -14,6 +15,7 @@ import polars as pl
 from domain.decisions import Reason
 from domain.values import money
 from ml.kind import Feature, Kind
+from ml.rules import RULES
 
 #: How many reasons are told, strongest first.
 REASONS = 5
@@ -69,15 +71,39 @@ class _OneOf(Mapping[str, Any]):
 
 
 def reasons(
-    kind: Kind, row: Row, values: Sequence[float], contributions: Sequence[float]
+    kind: Kind,
+    row: Row,
+    values: Sequence[float],
+    contributions: Sequence[float],
+    no_model: str = "",
 ) -> tuple[Reason, ...]:
-    """The strongest pushes on the score, each as a sentence."""
+    """The strongest pushes on the score, each as a sentence.
+
+    ``no_model``: why a rule scored it; then that comes first, and what the rule does not look at is
+    left out.
+    """
     count = len(kind.features)
     ranked = sorted(range(count), key=lambda number: (-abs(contributions[number]), number))
-    return tuple(
+    if no_model:
+        ranked = [number for number in ranked if contributions[number] != 0]
+    pushes = (
         reason(kind.features[number], row, values[number], contributions[number])
         for number in ranked[:REASONS]
     )
+    return (*rule_based(kind, no_model), *pushes)
+
+
+def rule_based(kind: Kind, no_model: str) -> tuple[Reason, ...]:
+    """That a rule decided, why, and what it says; nothing where a model did."""
+    if not no_model:
+        return ()
+    sentence = f"Rule-based, {no_model}: {RULES[kind.name].says}"
+    return (Reason(code="method.rule_based", sentence=sentence),)
+
+
+def by_rule(summary: str, no_model: str) -> str:
+    """A summary that says so where no model is behind it."""
+    return f"{summary} (rule-based)" if no_model else summary
 
 
 def reason(feature: Feature, row: Row, value: float, push: float) -> Reason:
@@ -120,6 +146,44 @@ def rejections(
                 seen.add(values)
                 found[constraint.sentence.format_map(rows.row(number))] = constraint.code
     return tuple(Reason(code=code, sentence=_upper(text)) for text, code in found.items())
+
+
+def broken_in_words(
+    kind: Kind | None,
+    option: Mapping[str, str],
+    codes: Sequence[str],
+    told: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """What a candidate breaks, each in the words that were told of it; the rule's code where it is
+    not sure which words those are.
+
+    Args:
+        option: the candidate's.
+        codes: of the constraints that it breaks.
+        told: the decision's rejections, of all candidates.
+    """
+    templates = {one.code: one.sentence for one in kind.constraints} if kind is not None else {}
+    found = []
+    for code in codes:
+        pattern = _pattern(templates[code], option) if code in templates else None
+        fitting = {
+            str(one["sentence"])
+            for one in told
+            if one["code"] == code and pattern and re.fullmatch(pattern, one["sentence"])
+        }
+        found.append(fitting.pop() if len(fitting) == 1 else code)
+    return found
+
+
+def _pattern(template: str, option: Mapping[str, str]) -> str:
+    """Of the sentences that a template may have become for an option."""
+    parts = []
+    for text, name, _, _ in Formatter().parse(template):
+        parts.append(re.escape(text))
+        if name:
+            parts.append(re.escape(option[name]) if name in option else ".+?")
+    pattern = "".join(parts)
+    return f"(?i:{pattern})" if template.startswith("{") else f"(?i:{pattern[0]}){pattern[1:]}"
 
 
 @cache

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from functools import cache
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import polars as pl
 from polars.datatypes import DataTypeClass
 from polars.exceptions import PolarsError
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 
 DataType = pl.DataType
 
@@ -45,8 +45,8 @@ def fields_of(event: type[BaseModel]) -> Mapping[str, DataType]:
 
 
 def wire(dtype: DataType) -> DataType:
-    """The type as it stands in JSON: times and decimals are strings there."""
-    if dtype in (MOMENT, EXACT):
+    """The type as it stands in JSON: times, days and decimals are strings there."""
+    if dtype in (MOMENT, EXACT, pl.Date()):
         return pl.String()
     if isinstance(dtype, pl.List):
         return pl.List(wire(_instance(dtype.inner)))
@@ -65,6 +65,8 @@ def _from_wire(column: pl.Expr, dtype: DataType) -> pl.Expr:
         return column
     if dtype == MOMENT:
         return column.str.to_datetime("%+", time_unit="us", time_zone="UTC")
+    if dtype == pl.Date():
+        return column.str.to_date("%Y-%m-%d")
     if isinstance(dtype, pl.List):
         return column.list.eval(_from_wire(pl.element(), _instance(dtype.inner)))
     if isinstance(dtype, pl.Struct):
@@ -110,28 +112,42 @@ def spans_rows(expression: pl.Expr, schema: Mapping[str, DataType]) -> bool:
     """Whether an expression gives a row something else among other rows than alone, as a sum, a
     shift or a rank does. It is tried on made-up rows; where those do not suit it, it is searched
     for aggregations and windows."""
-    names = expression.meta.root_names()
     if is_column(expression) or expression.meta.is_literal():
         return False
     try:
-        rows = pl.DataFrame(
-            [
-                {name: number and _made_up(schema[name], number) for name in names}
-                for number in (2, None, 3, 1, 2, None)
-            ],
-            schema={name: schema[name] for name in names} or {"nothing": pl.Int64()},
-        )
-        together = rows.with_columns(expression.alias("given"))["given"].to_list()
-        alone = [
-            rows[number].with_columns(expression.alias("given"))["given"].item()
-            for number in range(rows.height)
-        ]
+        return any_spans_rows([expression], schema)
     except PolarsError:
         said = whole(expression)
         return '"Over"' in said or ('"Agg"' in said and '"Eval"' not in said)
-    return [repr(value) for value in together] != [
-        repr(value.to_list() if isinstance(value, pl.Series) else value) for value in alone
-    ]
+
+
+def any_spans_rows(expressions: Sequence[pl.Expr], schema: Mapping[str, DataType]) -> bool:
+    """Whether one of some expressions spans rows, tried on all of them at once: one by one costs
+    the start of every process a second.
+
+    Raises:
+        PolarsError: made-up rows do not suit one of them.
+    """
+    names = {name for one in expressions for name in one.meta.root_names()}
+    rows = pl.DataFrame(
+        [
+            {name: number and _made_up(schema[name], number) for name in names}
+            for number in (2, None, 3, 1, 2, None)
+        ],
+        schema={name: schema[name] for name in names} or {"nothing": pl.Int64()},
+    )
+    given = [one.alias(f"given@{number}") for number, one in enumerate(expressions)]
+    together = rows.with_columns(given)
+    alone = [rows[number].with_columns(given) for number in range(rows.height)]
+    return any(
+        repr(_listed(together[name][number])) != repr(_listed(one[name].item()))
+        for name in together.columns[rows.width :]
+        for number, one in enumerate(alone)
+    )
+
+
+def _listed(value: Any) -> Any:
+    return value.to_list() if isinstance(value, pl.Series) else value
 
 
 def _made_up(dtype: DataType, number: int) -> Any:
@@ -197,6 +213,8 @@ _SCALARS: tuple[tuple[type, DataType], ...] = (
     (float, pl.Float64()),
     (Decimal, EXACT),
     (datetime, MOMENT),
+    (AwareDatetime, MOMENT),  # what commands' values have, which events may hold as well
+    (date, pl.Date()),  # behind datetime, which is one too
     (time, pl.String()),
     (str, pl.String()),
     (Enum, pl.String()),
@@ -211,6 +229,8 @@ def _dtype(annotation: Any) -> DataType | None:
     if origin is tuple:
         inner = _dtype(get_args(annotation)[0])
         return None if inner is None else pl.List(inner)
+    if origin is Literal:  # one of some words
+        return _dtype(type(get_args(annotation)[0]))
     if hasattr(annotation, "__metadata__"):
         return _dtype(annotation.__origin__)
     if isinstance(annotation, type):

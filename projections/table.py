@@ -27,6 +27,7 @@ from projections.schema import (
     METADATA,
     MOMENT,
     DataType,
+    any_spans_rows,
     common_type,
     fields_of,
     is_column,
@@ -283,8 +284,9 @@ def _checked(table: Table) -> dict[str, DataType]:
     found: dict[str, list[tuple[str, DataType]]] = {}
     for event in table.events:
         empty = pl.DataFrame(schema=frame_schema(table, event))
+        apart = _tells_rows_apart(table, event, empty)
         for column, one in table.expressions(event):
-            dtype = _evaluated(table, event, column, one, empty)
+            dtype = _evaluated(table, event, column, one, empty, apart=apart)
             _check_type(table, event, column, dtype)
             found.setdefault(column, []).append((event.__name__, dtype))
         for column, fold in table.columns.items():
@@ -453,8 +455,27 @@ def _check_shape(table: Table) -> None:
         )
 
 
+def _tells_rows_apart(table: Table, event: type[Event], empty: pl.DataFrame) -> bool:
+    """Whether nothing that an event says spans rows, as far as that can be told at once."""
+    said = [
+        one
+        for _, one in table.expressions(event)
+        if not is_column(one) and not one.meta.is_literal()
+    ]
+    try:
+        return not said or not any_spans_rows(said, empty.schema)
+    except (PolarsError, KeyError):  # which one, and why, is told one by one
+        return False
+
+
 def _evaluated(
-    table: Table, event: type[Event], column: str, one: pl.Expr, empty: pl.DataFrame
+    table: Table,
+    event: type[Event],
+    column: str,
+    one: pl.Expr,
+    empty: pl.DataFrame,
+    *,
+    apart: bool = False,
 ) -> DataType:
     where = f"{table.name}.{column}: {event.__name__}"
     names = one.meta.root_names()
@@ -472,7 +493,7 @@ def _evaluated(
         raise WrongDeclaration(f"{where} has no field {str(error).splitlines()[0]!r}") from error
     except PolarsError as error:
         raise WrongDeclaration(f"{where}: {str(error).splitlines()[0]}") from error
-    if not plainly and spans_rows(one, empty.schema):
+    if not plainly and not apart and spans_rows(one, empty.schema):
         raise WrongDeclaration(
             f"{where} says something about several events at once, as sum() or shift() do: "
             "an expression is of one event, folds put them together"

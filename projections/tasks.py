@@ -9,6 +9,7 @@ from domain.tasks import (
     TaskCancelRequested,
     TaskCompleted,
     TaskFailed,
+    TaskPrioritised,
     TaskProgressed,
     TaskReleased,
     TaskRequested,
@@ -20,6 +21,7 @@ from projections.table import Table
 
 _EVENTS: tuple[type[Event], ...] = (
     TaskRequested,
+    TaskPrioritised,
     TaskStarted,
     TaskProgressed,
     TaskReleased,
@@ -35,7 +37,8 @@ TASK_LIST = Table(
     key=_KEY,
     columns={
         "kind": first({TaskRequested: "kind"}),
-        "priority": first({TaskRequested: "priority"}),
+        "priority": last({TaskRequested: "priority", TaskPrioritised: "priority"}),
+        "retry_of": first({TaskRequested: "retry_of"}),
         "state": last(
             {
                 TaskRequested: lit("requested"),
@@ -53,6 +56,7 @@ TASK_LIST = Table(
         "requested_at": first({TaskRequested: "requested_at"}),
         "requested_position": first({TaskRequested: "position"}),
         "attempt": last({TaskRequested: lit(0), TaskStarted: "attempt"}),
+        "worker": last({TaskStarted: "worker"}),
         "started_at": last({TaskStarted: "started_at"}),
         "started_position": last({TaskStarted: "position"}),
         # A new attempt begins from the start.
@@ -76,7 +80,7 @@ TASK_LIST = Table(
             }
         ),
     },
-    indexes=(("requested_position",), ("started_position",)),
+    indexes=(("requested_position",), ("started_position",), ("finished_at",)),
 )
 
 #: Those that are not finished: what workers look at.
@@ -84,8 +88,13 @@ TASK_QUEUE = Table(
     name="task_queue",
     key={event: ("task_id",) for event in _EVENTS if event is not TaskProgressed},
     columns={
-        "priority": first({TaskRequested: "priority"}),
+        "kind": first({TaskRequested: "kind"}),
+        "priority": last({TaskRequested: "priority", TaskPrioritised: "priority"}),
         "requested_position": first({TaskRequested: "position"}),
+        "requested_at": first({TaskRequested: "requested_at"}),
+        "running": last(
+            {TaskRequested: lit(False), TaskStarted: lit(True), TaskReleased: lit(False)}
+        ),
     },
     closes=(TaskCompleted, TaskFailed, TaskCancelled),
 )

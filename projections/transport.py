@@ -4,24 +4,58 @@ from __future__ import annotations
 
 from polars import lit
 
-from domain.transport import RouteAllowed, RouteForbidden, VehicleRegistered, VehicleRetired
-from projections.fold import first, last
+from domain.routes import RouteAllowed, RouteForbidden
+from domain.transport import (
+    VehicleChanged,
+    VehicleMoved,
+    VehicleRegistered,
+    VehicleReinstated,
+    VehicleRetired,
+)
+from projections.fold import Fold, first, last
 from projections.table import Table
+
+_VEHICLE = (VehicleRegistered, VehicleChanged, VehicleMoved, VehicleRetired, VehicleReinstated)
+#: Those that tell all that may be changed.
+_DESCRIBED = (VehicleRegistered, VehicleChanged, VehicleMoved)
+
+
+def _said(field: str) -> Fold:
+    return last(dict.fromkeys(_DESCRIBED, field))
+
 
 VEHICLE_LIST = Table(
     name="vehicle_list",
-    key={VehicleRegistered: ("vehicle_id",), VehicleRetired: ("vehicle_id",)},
+    key=dict.fromkeys(_VEHICLE, ("vehicle_id",)),
     columns={
-        "version": last({VehicleRegistered: "version", VehicleRetired: "version"}),
-        "site_id": first({VehicleRegistered: "site_id", VehicleRetired: "site_id"}),
-        "mode": first({VehicleRegistered: "mode"}),
-        "service_levels": first({VehicleRegistered: "service_levels"}),
-        "max_weight_g": first({VehicleRegistered: "max_weight_g"}),
-        "daily_capacity": first({VehicleRegistered: "daily_capacity"}),
-        "cost_minor": first({VehicleRegistered: "cost_minor"}),
-        "carbon_g": first({VehicleRegistered: "carbon_g"}),
+        "version": last(dict.fromkeys(_VEHICLE, "version")),
+        "site_id": last(dict.fromkeys(_VEHICLE, "site_id")),
+        "mode": _said("mode"),
+        "service_levels": last(
+            {VehicleRegistered: "service_levels", VehicleMoved: "service_levels"}
+        ),
+        "max_weight_g": _said("max_weight_g"),
+        "max_volume_cm3": _said("max_volume_cm3"),
+        "gross_weight_g": _said("gross_weight_g"),
+        "daily_capacity": _said("daily_capacity"),
+        "vehicle_class": _said("vehicle_class"),
+        "emission_class": _said("emission_class"),
+        "fuel": _said("fuel"),
+        "hazard_permits": _said("hazard_permits"),
+        "cost_minor": _said("cost_minor"),
+        "carbon_g": _said("carbon_g"),
+        "cost_per_km_minor": _said("cost_per_km_minor"),
+        "cost_per_hour_minor": _said("cost_per_hour_minor"),
+        "fixed_cost_minor": _said("fixed_cost_minor"),
+        "currency": _said("currency"),
         "registered_at": first({VehicleRegistered: "registered_at"}),
-        "retired": last({VehicleRegistered: lit(False), VehicleRetired: lit(True)}),
+        "retired": last(
+            {
+                VehicleRegistered: lit(False),
+                VehicleRetired: lit(True),
+                VehicleReinstated: lit(False),
+            }
+        ),
         "retired_at": last({VehicleRetired: "retired_at"}),
         "retire_reason": last({VehicleRetired: "reason"}),
     },

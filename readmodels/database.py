@@ -7,17 +7,20 @@ They run as a role that owns nothing, and Postgres shows it the rows of that org
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import class_row
 from pydantic import BaseModel, ConfigDict
 
 from eventstore import Log, StoredEvent
 from eventstore.ids import named_id
+from eventstore.log import Connection
 from projections.rows import copy_into_temporary
 from readmodels.past import AsOf, NotByEffectiveTime, Past
 
@@ -81,6 +84,11 @@ class ReadModels:
         self._past = past
         self._as_of = as_of
 
+    @property
+    def organisation_id(self) -> UUID:
+        """Whose they are."""
+        return self._organisation_id
+
     async def rows(self, model: type[T], query: str, **parameters: Any) -> list[T]:
         """The rows of a query.
 
@@ -127,6 +135,30 @@ class ReadModels:
             await cursor.execute(_NAMED.sub(r"pg_temp.\1", query), bound, prepare=False)
             return await cursor.fetchall()
 
+    @asynccontextmanager
+    async def held(self, name: str) -> AsyncIterator[tuple[Connection, sql.Identifier]]:
+        """A transaction in which a whole read model can be read at leisure, and what the read model
+        is called in it. Who reads says how long that may take.
+
+        Raises:
+            ReadModelDiverged, NotByEffectiveTime, LogUnavailable: as ``rows``.
+        """
+        folded = None
+        if self._past is not None and self._as_of is not None:
+            bound = {"organisation_id": self._organisation_id}
+            folded = await self._past.rows(name, self._organisation_id, self._as_of, bound)
+        async with self._log.transaction() as connection:
+            await connection.execute("SET LOCAL statement_timeout = 0")
+            if self._past is not None and folded is not None:
+                await copy_into_temporary(connection, self._past.table(name), folded)
+                yield connection, sql.Identifier("pg_temp", name)
+                return
+            cursor = await connection.execute(f"SELECT {_DIVERGED}", ([name],))
+            for (diverged,) in await cursor.fetchall():
+                if diverged:
+                    raise ReadModelDiverged(diverged)
+            yield connection, sql.Identifier("read_models", name)
+
     async def records(self, model: type[T], query: str, **parameters: Any) -> list[T]:
         """The rows of a query of tables beside the log: who did what, who looked at whom. They are
         written by whoever acts, so they are always of now."""
@@ -156,6 +188,20 @@ class ReadModels:
             raise NotByEffectiveTime(f"the stream {name} is read by the log's order only")
         id_ = self.stream_id(name)
         events = (await self._log.streams([id_])).get(id_, [])
+        if self._as_of is None:
+            return events
+        return [event for event in events if event.position <= self._as_of.position]
+
+    async def stream_after(self, name: str, version: int, limit: int) -> list[StoredEvent]:
+        """At most ``limit`` events of a stream behind a version, up to the moment that is asked
+        about.
+
+        Raises:
+            NotByEffectiveTime: it was asked by effective time, which streams are not read by.
+        """
+        if self._as_of is not None and self._as_of.effective_at is not None:
+            raise NotByEffectiveTime(f"the stream {name} is read by the log's order only")
+        events = await self._log.stream_after(self.stream_id(name), version, limit)
         if self._as_of is None:
             return events
         return [event for event in events if event.position <= self._as_of.position]

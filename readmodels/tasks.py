@@ -26,8 +26,9 @@ from readmodels.database import ReadModels, Row
 from readmodels.page import Page
 from readmodels.sorting import Column, Sorting
 
-_COLUMNS = """task_id, kind, priority, state, version, requested, requested_by, requested_at,
-    requested_position, attempt, started_at, done, total, step, ended, finished_at, last_position"""
+_COLUMNS = """task_id, kind, priority, retry_of, state, version, requested, requested_by,
+    requested_at, requested_position, attempt, worker, started_at, done, total, step, ended,
+    finished_at, last_position"""
 
 _LIST = f"""SELECT {_COLUMNS} FROM read_models.task_list
     WHERE organisation_id = %(organisation_id)s
@@ -51,13 +52,13 @@ SORTING = Sorting(
 )
 
 # Of all organisations: for workers, which ask the log before they begin.
-_OPEN = """SELECT q.organisation_id, q.task_id, q.priority, q.requested_position, coalesce((
-        SELECT max(t.started_position) FROM read_models.task_list t
-        WHERE t.organisation_id = q.organisation_id), 0)
+_OPEN = """SELECT q.organisation_id, q.task_id, q.priority, q.requested_position,
+        coalesce((SELECT max(t.started_position) FROM read_models.task_list t
+        WHERE t.organisation_id = q.organisation_id), 0), q.kind
     FROM read_models.task_queue q WHERE q.requested_position IS NOT NULL"""
 
 #: What every request has beside what its kind is asked.
-_COMMON = frozenset({"task_id", "kind", "priority", "requested_by", "requested_at"})
+_COMMON = frozenset({"task_id", "kind", "priority", "requested_by", "requested_at", "retry_of"})
 
 
 #: What the last word about a task may hold.
@@ -71,17 +72,19 @@ class TaskSummary(Row):
     of this attempt, ``step`` says of what; of a completed one, what was counted, and null where
     nothing was. ``result``: figures, when it is completed;
     ``has_file``: there is a file beside, at ``/result``. ``code`` and ``reason``: why it failed or
-    was stopped.
+    was stopped. ``retry_of``: the task whose work is asked for once more.
     """
 
     task_id: str = Field(examples=["T-1"])
     kind: str = Field(examples=["replay"])
     priority: int
+    retry_of: str | None = None
     state: str = Field(examples=["running"])
     arguments: dict[str, Any]
     requested_by: str
     requested_at: datetime
     attempt: int
+    worker: str | None = None
     started_at: datetime | None
     done: int | None
     total: int | None
@@ -113,6 +116,7 @@ class _Stored(Row):
     task_id: str
     kind: str
     priority: int
+    retry_of: str | None
     state: str
     version: int
     requested: dict[str, Any]
@@ -120,6 +124,7 @@ class _Stored(Row):
     requested_at: datetime
     requested_position: int
     attempt: int
+    worker: str | None
     started_at: datetime | None
     done: int | None
     total: int | None
@@ -138,6 +143,7 @@ class OpenTask(NamedTuple):
     priority: int
     position: int
     served: int
+    kind: str = ""
 
 
 def summary(task: TaskDetail) -> TaskSummary:
@@ -225,7 +231,8 @@ def told_of(events: Sequence[StoredEvent]) -> TaskDetail | None:
         _Stored(
             task_id=task.asked.task_id,
             kind=task.asked.kind,
-            priority=task.asked.priority,
+            priority=task.priority,
+            retry_of=task.asked.retry_of,
             state=task.state.value,
             version=events[-1].version,
             requested=task.asked.model_dump(mode="json"),
@@ -233,6 +240,7 @@ def told_of(events: Sequence[StoredEvent]) -> TaskDetail | None:
             requested_at=task.asked.requested_at,
             requested_position=events[0].position,
             attempt=task.attempt,
+            worker=None if begun is None else begun.worker,
             started_at=None if begun is None else begun.started_at,
             done=None if begun is None else 0 if progress is None else progress.done,
             total=None if begun is None else 0 if progress is None else progress.total,

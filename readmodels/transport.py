@@ -6,10 +6,14 @@ from datetime import datetime
 
 from readmodels.database import ReadModels, Row
 from readmodels.page import Page
+from readmodels.searching import containing
 from readmodels.sorting import Column, Sorting
 
-_VEHICLE = """vehicle_id, version, site_id, mode, service_levels, max_weight_g, daily_capacity,
-    cost_minor, carbon_g, registered_at, retired, retired_at, retire_reason, last_position"""
+_VEHICLE = """vehicle_id, version, site_id, mode, service_levels, max_weight_g, max_volume_cm3,
+    gross_weight_g, daily_capacity, vehicle_class, emission_class, fuel, hazard_permits,
+    cost_minor, carbon_g, cost_per_km_minor, cost_per_hour_minor, fixed_cost_minor, currency,
+    registered_at, retired, CASE WHEN retired THEN retired_at END AS retired_at,
+    CASE WHEN retired THEN retire_reason END AS retire_reason, last_position"""
 
 _GET_VEHICLE = f"""SELECT {_VEHICLE} FROM read_models.vehicle_list
     WHERE organisation_id = %(organisation_id)s AND vehicle_id = %(vehicle_id)s"""
@@ -18,7 +22,11 @@ _LIST_VEHICLES = f"""SELECT {_VEHICLE} FROM read_models.vehicle_list
     WHERE organisation_id = %(organisation_id)s
       AND (%(site_id)s::text IS NULL OR site_id = %(site_id)s)
       AND (%(mode)s::text IS NULL OR mode = %(mode)s)
-      AND (%(retired)s::bool IS NULL OR retired = %(retired)s)"""
+      AND (%(vehicle_class)s::text IS NULL OR vehicle_class = %(vehicle_class)s)
+      AND (%(retired)s::bool IS NULL OR retired = %(retired)s)
+      AND (%(weight_g)s::bigint IS NULL OR max_weight_g >= %(weight_g)s)
+      AND (%(volume_cm3)s::bigint IS NULL OR max_volume_cm3 >= %(volume_cm3)s)
+      AND (%(found)s::text IS NULL OR vehicle_id ILIKE %(found)s)"""
 
 VEHICLE_SORTING = Sorting(
     {
@@ -26,7 +34,10 @@ VEHICLE_SORTING = Sorting(
         "site_id": Column(str),
         "mode": Column(str, nullable=True),
         "registered_at": Column(datetime, nullable=True),
+        "vehicle_class": Column(str, nullable=True),
+        "emission_class": Column(str, nullable=True),
         "max_weight_g": Column(int, nullable=True),
+        "max_volume_cm3": Column(int, nullable=True),
         "daily_capacity": Column(int, nullable=True),
         "cost_minor": Column(int, nullable=True),
         "carbon_g": Column(int, nullable=True),
@@ -58,7 +69,12 @@ ROUTE_SORTING = Sorting(
 
 
 class Vehicle(Row):
-    """A vehicle, the service levels it is for, and what it adds to an order's cost and carbon."""
+    """A vehicle, the service levels it is for, what it carries, and what it costs.
+
+    ``cost_minor``, ``carbon_g``: what it adds to an order's. ``gross_weight_g``: permissible weight
+    when loaded. ``vehicle_class``: of UNECE R.E.3. ``hazard_permits``: classes of ADR that it may
+    carry. Rates are in minor units of ``currency``. Null: not known, or not limited.
+    """
 
     vehicle_id: str
     version: int
@@ -66,9 +82,19 @@ class Vehicle(Row):
     mode: str
     service_levels: list[str]
     max_weight_g: int | None
+    max_volume_cm3: int | None
+    gross_weight_g: int | None
     daily_capacity: int | None
+    vehicle_class: str | None
+    emission_class: str | None
+    fuel: str | None
+    hazard_permits: list[str] | None
     cost_minor: int
     carbon_g: int
+    cost_per_km_minor: int | None
+    cost_per_hour_minor: int | None
+    fixed_cost_minor: int | None
+    currency: str | None
     registered_at: datetime | None
     retired: bool
     retired_at: datetime | None
@@ -102,19 +128,28 @@ async def list_vehicles(
     *,
     site_id: str | None = None,
     mode: str | None = None,
+    vehicle_class: str | None = None,
     retired: bool | None = None,
+    weight_g: int | None = None,
+    volume_cm3: int | None = None,
+    search: str | None = None,
     sort: str | None = None,
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[Vehicle]:
-    """Vehicles by id, retired ones too."""
+    """Vehicles by id, retired ones too. ``weight_g``, ``volume_cm3``: those that are known to carry
+    so much. ``search`` is looked for in the id."""
     by = VEHICLE_SORTING.by(sort, cursor or None)
     rows = await read.rows(
         Vehicle,
         _LIST_VEHICLES + by.sql,
         site_id=site_id,
         mode=mode,
+        vehicle_class=vehicle_class,
         retired=retired,
+        weight_g=weight_g,
+        volume_cm3=volume_cm3,
+        found=containing(search),
         limit=limit + 1,
         **by.parameters,
     )

@@ -113,10 +113,10 @@ def serving_process(database: str, home: Path) -> Iterator[tuple[Served, subproc
 
 
 @contextmanager
-def serving_here(database: str, home: Path) -> Iterator[tuple[Served, FastAPI]]:
+def serving_here(database: str, home: Path, **more: Any) -> Iterator[tuple[Served, FastAPI]]:
     """The same in threads of this process, so that a test can break a part of it."""
     prepare_database(database)
-    settings = Settings(home=home, token_secret=SECRET, seal_every_s=0.5)
+    settings = Settings(home=home, token_secret=SECRET, seal_every_s=0.5, **more)
     app = build_api(settings, database)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
-from domain.catalogue import TOPICS, area_of
+from commands.handler import Handler
+from domain.catalogue import stream_of as stream_of
 from domain.errors import Refused
-from domain.values import Command, Event
+from domain.values import Command, Event, Value
 from ml.catalogue import HANDLERS
 
 ACTOR = "ana"
+ORGANISATION = UUID(int=1)
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,33 @@ class Given:
         try:
             stream = handler.stream(command)
             assert {stream_of(event) for event in self.own} <= {stream}
+            own = handler.decider.fold(self.own)
+            if handler.several:
+                return Outcome(events=self._of_several(handler, command, actor, own))
             # As the bus: the own stream is not read a second time.
             states = [
                 read.decider.fold(event for event in self.read if stream_of(event) == read.stream)
                 for read in handler.reads(command)
                 if read.stream != stream
             ]
-            own = handler.decider.fold(self.own)
             return Outcome(events=tuple(handler.decide(command, actor, own, *states)))
         except Refused as refusal:
             return Outcome(refusal=refusal)
+
+    def _of_several(
+        self, handler: Handler, command: Command, actor: str, own: Any
+    ) -> tuple[Event, ...]:
+        """What a rule of several streams answers; each event belongs to one of them."""
+        streams = handler.all_streams(ORGANISATION, command, own)
+        states = {
+            stream.name: stream.decider.fold(
+                event for event in (*self.own, *self.read) if stream_of(event) == stream.name
+            )
+            for stream in streams
+        }
+        events = tuple(handler.decide(command, actor, own, states))
+        assert {stream_of(one) for one in events} <= {one.name for one in streams if one.appends}
+        return events
 
 
 def given(*events: Event) -> Given:
@@ -72,38 +92,8 @@ def given(*events: Event) -> Given:
     return Given(events)
 
 
-def stream_of(event: Any) -> str:
-    """The stream that an event belongs to."""
-    match area_of(TOPICS[type(event)]):
-        case "orders":
-            return f"orders/{event.order_id}"
-        case "decisions":
-            return f"decisions/{event.decision_id}"
-        case "models":
-            return f"models/{event.model_hash}"
-        case "tasks":
-            return f"tasks/{event.task_id}"
-        case "policies":
-            return f"policies/{event.kind}"
-        case "webhooks":
-            return f"webhooks/{event.webhook_id}"
-        case "people":
-            return f"people/{event.person}"
-        case "api_keys":
-            return f"api_keys/{event.key_id}"
-        case "organisations":
-            return "organisations/own"
-        case "transport" if hasattr(event, "vehicle_id"):
-            return f"vehicles/{event.vehicle_id}"
-        case "transport":
-            return f"routes/{event.site_id}/{event.region}"
-    if hasattr(event, "sku"):
-        return f"stock/{event.site_id}/{event.sku}"
-    return f"sites/{event.site_id}"
-
-
-def problems(kind: type[Command], /, **fields: Any) -> str:
-    """What is wrong with a command's fields, in words; empty where nothing is."""
+def problems(kind: type[Value], /, **fields: Any) -> str:
+    """What is wrong with the fields of a command or a value, in words; empty where nothing is."""
     try:
         kind(**fields)
     except ValueError as error:

@@ -116,7 +116,8 @@ def test_every_read_model_query_takes_as_of(served: Served) -> None:
         if "get" in ways
         and "as_of" not in {one["name"] for one in ways["get"].get("parameters", [])}
     }
-    # What is no query of a read model: states of the machinery, the log itself, proofs, records.
+    # What is no query of a read model: states of the machinery, the log itself, proofs, records,
+    # what the installation can export and import.
     assert without == {
         "/archive/segments",
         "/asyncapi.json",
@@ -133,12 +134,15 @@ def test_every_read_model_query_takes_as_of(served: Served) -> None:
         "/audit/proofs/inclusion",
         "/audit/retention",
         "/audit/witnesses",
+        "/exports",
+        "/frontend/health",
         "/health",
         "/health/database",
         "/health/live",
         "/health/ml",
         "/health/ready",
-        "/kinds",
+        "/imports",
+        "/imports/{entity}/template.csv",
         "/metrics",
         "/organisation/permissions",
         "/organisations",
@@ -146,6 +150,7 @@ def test_every_read_model_query_takes_as_of(served: Served) -> None:
         "/schemas",
         "/schemas/{topic}",
         "/stream",
+        "/tasks/queue",
         "/projections",
         "/projections/stream",
         "/projections/{name}",

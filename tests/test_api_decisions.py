@@ -82,13 +82,13 @@ def other_options(detail: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def test_without_a_model_a_decision_fails_with_its_reason(served: Served) -> None:
+def test_an_order_that_no_site_may_sell_fails_with_its_reason(served: Served) -> None:
     with served.client(organisation_id=uuid4()) as client:
         post(client, "/orders", order("O-1"))
         request = post(client, "/decisions", {"decision_id": "D-1", "subject_id": "O-1"})
         assert request["stream"] == "decisions/D-1"
         shown = decided(client, "D-1")
-        assert shown["failed"]["code"] == "decision.no_model"
+        assert shown["failed"]["code"] == "decision.no_candidate"
         assert shown["requested_position"] == request["position"]
         assert shown["made"] is None
         [listed] = get(client, "/decisions", min_position=shown["last_position"])["items"]
@@ -98,13 +98,15 @@ def test_without_a_model_a_decision_fails_with_its_reason(served: Served) -> Non
             failed = {name: shown["failed"][name] for name in ("code", "detail")}
             assert said["context"] == failed
             assert failed["detail"] in said["detail"]
-            assert "[decision.no_model]" in said["detail"]
+            assert "[decision.no_candidate]" in said["detail"]
         assert_problem(client.get("/decisions/D-1/counterfactual"), 409, "decision.not_made")
         changes = {"changes": [{"feature": "site_backlog", "value": 1}]}
         answer = client.post("/decisions/D-1/what-if", json=changes)
         assert_problem(answer, 409, "decision.not_made")
         case = {"kind": "fulfilment", "options": [{"features": {}}]}
-        assert_problem(client.post("/explain", json=case), 404, "not-found")
+        supposed = client.post("/explain", json=case)
+        assert supposed.status_code == 200, supposed.text
+        assert supposed.json()["method"] == "rule-based"
 
 
 def test_a_decision_is_made_explained_replayed_and_closed(
@@ -293,9 +295,13 @@ def test_a_hypothetical_case(planner: httpx.Client, served: Served) -> None:
         "/explain", json=case | {"kind": "anomaly", "model_hash": live["model_hash"]}
     )
     assert_problem(other_kind, 422, "model.of_another_kind")
-    # Before the model was deployed there was none.
-    early = planner.post("/explain", json=case, params={"as_of": live["since_position"] - 1})
-    assert_problem(early, 404, "not-found")
+    # Before the model was deployed there was none: the rule stands in, and the answer says so.
+    assert said["method"] == live["model_hash"]
+    asked = {"as_of": live["since_position"] - 1}
+    early = found(planner.post("/explain", json=case, params=asked))
+    assert early["method"] == "rule-based"
+    assert early["model_hash"] != live["model_hash"]
+    assert "(rule-based)" in early["sentence"]
     with served.client(organisation_id=uuid4()) as stranger:
         theirs = stranger.post("/explain", json=case | {"model_hash": live["model_hash"]})
         assert_problem(theirs, 404, "not-found")

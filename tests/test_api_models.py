@@ -57,7 +57,8 @@ def world(database: str) -> World:
             trained = (await deployed_model(app)).registration
             champion = trained.model_hash
             other = await another_model(app)
-            bad = trained.metrics.model_copy(update={"log_loss": trained.baseline.log_loss + 0.1})
+            beaten = (trained.baseline.log_loss or 0) + 0.1
+            bad = trained.metrics.model_copy(update={"log_loss": beaten})
             worse = trained.model_copy(update={"model_hash": WORSE, "metrics": bad})
             await app.bus.execute(worse, context("planner"))
             for number, value in enumerate((0.5, 0.1, 0.4)):

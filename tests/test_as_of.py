@@ -14,13 +14,14 @@ import polars as pl
 import pytest
 
 from chainlytics.application import Application
-from domain.inventory import OpenSite, PickStock, ReceiveStock, ServiceLevel
+from domain.inventory import PickStock, ReceiveStock
+from domain.sites import OpenSite, ServiceLevel
 from ml.catalogue import FEATURE_TABLES
 from projections.as_of import NotByEffectiveTime, rows_as_of
 from projections.catalogue import TABLES
 from projections.reading import LogReader
 from projections.table import Table
-from readmodels import audit, decisions, inventory, kpis, models, orders, transport
+from readmodels import audit, decisions, inventory, kpis, models, orders, sites, transport
 from readmodels.database import ReadModels
 from readmodels.past import AsOf, NotInThePast, Past
 from tests.world import (
@@ -58,8 +59,8 @@ def queries(order_id: str, model_hash: str) -> dict[str, Query]:
         "orders.list status": lambda read: orders.list_orders(read, status="delivered", limit=50),
         "orders.get": lambda read: orders.get_order(read, order_id),
         "orders.timeline": lambda read: orders.order_timeline(read, order_id),
-        "sites.list": lambda read: inventory.list_sites(read, limit=100),
-        "sites.get": lambda read: inventory.get_site(read, "S-AMS"),
+        "sites.list": lambda read: sites.list_sites(read, limit=100),
+        "sites.get": lambda read: sites.get_site(read, "S-AMS"),
         "stock.list": lambda read: inventory.list_stock(read, limit=400),
         "vehicles.list": lambda read: transport.list_vehicles(read, limit=100),
         "vehicles.list site": lambda read: transport.list_vehicles(read, site_id="S-AMS"),
@@ -119,8 +120,8 @@ def test_a_query_answers_what_it_answered_when_the_log_was_there(database: str) 
                 head = await app.log.head()
                 await app.projector.catch_up()
                 answers[head] = {
-                    "site": await inventory.get_site(live, "S-NEW"),
-                    "sites": await inventory.list_sites(live, limit=100),
+                    "site": await sites.get_site(live, "S-NEW"),
+                    "sites": await sites.list_sites(live, limit=100),
                     "stock": await inventory.list_stock(live, site_id="S-NEW"),
                     "models": await models.list_models(live),
                 }
@@ -137,8 +138,8 @@ def test_a_query_answers_what_it_answered_when_the_log_was_there(database: str) 
             assert len(answers) == 5
             for position, told in answers.items():
                 then = ReadModels(app.log, ORGANISATION, past, AsOf(position))
-                assert await inventory.get_site(then, "S-NEW") == told["site"]
-                assert await inventory.list_sites(then, limit=100) == told["sites"]
+                assert await sites.get_site(then, "S-NEW") == told["site"]
+                assert await sites.list_sites(then, limit=100) == told["sites"]
                 assert await inventory.list_stock(then, site_id="S-NEW") == told["stock"]
                 assert await models.list_models(then) == told["models"]
             assert answers[min(answers)]["site"] is None
@@ -232,6 +233,6 @@ def test_another_organisation_has_another_past(database: str) -> None:
             now = await past.at(None)
             other = ReadModels(app.log, UUID(int=7), past, now)
             assert (await orders.list_orders(other)).items == ()
-            assert await inventory.get_site(other, "S-AMS") is None
+            assert await sites.get_site(other, "S-AMS") is None
 
     asyncio.run(run())

@@ -297,7 +297,7 @@ def test_whatever_an_event_says_is_as_its_schema_says(kind: type[Event]) -> None
     names = TopicNames(Cluster(()), AREAS)
     published = Draft202012Validator(schemas()[TOPICS[kind]])
 
-    @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(values(kind))
     def fits(event: Event) -> None:
         topic, state = encode(event)
@@ -312,7 +312,7 @@ def test_whatever_an_event_says_is_as_its_schema_says(kind: type[Event]) -> None
 def test_whatever_an_older_event_says_is_as_its_schema_says(topic: str) -> None:
     published = Draft202012Validator(schemas()[topic])
 
-    @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(from_schema(released()[topic]))
     def fits(body: Any) -> None:
         published.validate(body)

@@ -19,7 +19,7 @@ from chainlytics.cli import backtest as command
 from chainlytics.cli.console import CliError
 from domain import catalogue
 from domain.decisions import DecisionMade, DecisionRequested, RecordOutcome, Weights
-from domain.models import RegisterModel
+from domain.models import RegisterModel, ResumeModel, StopModel
 from ml.backtest import NothingToCompare, backtest
 from ml.backtest_report import of_backtest
 from ml.comparison import Backtest, Comparison
@@ -53,10 +53,14 @@ def world(database: str) -> dict[str, Any]:
         async with company(database) as app:
             await a_year(app)
             orders = await open_orders(app)
-            # Asked for before there was a model: answered with the reason.
-            await request(app, "d-early", orders[0])
-            await app.consumer.catch_up()
             first = await deployed_model(app)
+            # Asked for while the model was stopped: answered with the reason.
+            name = first.registration.model_hash
+            stop = StopModel(model_hash=name, reason="odd", stopped_at=NOW)
+            await app.bus.execute(stop, context("boss"))
+            await request(app, "d-stopped", orders[0])
+            await app.consumer.catch_up()
+            await app.bus.execute(ResumeModel(model_hash=name, resumed_at=NOW), context("boss"))
             for number in range(DECISIONS):
                 await request(app, f"d-{number:03}", orders[number % len(orders)])
             await app.consumer.catch_up()
@@ -130,7 +134,7 @@ def test_the_same_model_and_weights_change_nothing(world: dict[str, Any]) -> Non
     made = list(world["made"].values())
     assert len(made) == DECISIONS
     assert (found.compared, found.unchanged, found.swapped) == (DECISIONS, DECISIONS, 0)
-    # Another model is put in the place of none.
+    # Another model is put in the place of one that was stopped.
     assert (found.failed_then, found.failed_now) == (1, 0)
     assert found.changes == ()
     assert all(swap.then == swap.now for swap in found.swaps)

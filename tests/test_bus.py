@@ -16,17 +16,20 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from commands import HANDLERS, Bus, Context, Forbidden, command_id, stream_id
+from commands.batch import Line
 from commands.context import TooMuchContention, derived
 from domain.access import Role
 from domain.errors import Refused
-from domain.inventory import CloseSite, OpenSite, PickStock, ReceiveStock
+from domain.inventory import PickStock, ReceiveStock
 from domain.orders import (
     AllocateOrder,
     CancelOrder,
     OrderLine,
     PlaceOrder,
+    ReserveOrder,
     ShipOrder,
 )
+from domain.sites import CloseSite, OpenSite
 from domain.values import Command
 from eventstore import CommandReused, Log, Receipt, Unit, VersionConflict, Writer, prepare_database
 from eventstore.group import Answer
@@ -472,6 +475,35 @@ def test_many_commands_decide_on_the_newest_states(database: str, organisation: 
         )
         assert [isinstance(result, Receipt) for result in results] == [True, True, False]
         assert await one.outcome(pick(2)) == "ok"
+        assert await one.outcome(pick(1)) == "stock.not_enough"
+
+    in_two_processes(database, organisation, story)
+
+
+def test_a_rehearsal_looks_at_the_newest_states_of_what_it_follows(
+    database: str, organisation: UUID
+) -> None:
+    """What a reservation touches only the order says; what is in memory of it may be stale."""
+
+    async def story(one: House, two: House) -> None:
+        await one.send(open_site())
+        await one.send(receive(5))
+        assert await two.outcome(pick(6)) == "stock.not_enough"  # two knows of five
+        await two.send(place())
+        await two.send(allocate())
+        await one.send(pick(5))
+        all_of_it = ReserveOrder(order_id="O-1", partial=False, reserved_at=NOON)
+
+        async def rehearsed(line: Line, *commands: Command) -> list[str]:
+            batch = two.bus.batch([(command, two.context()) for command in commands])
+            results = await two.bus.rehearse(batch, line)
+            return [one.code if isinstance(one, Refused) else "ok" for one in results]
+
+        line = Line()
+        assert await rehearsed(line, all_of_it) == ["stock.not_enough"]
+        # What the one before would leave counts, in the same batch and in the next.
+        assert await rehearsed(line, receive(1), all_of_it) == ["ok", "ok"]
+        assert await rehearsed(line, pick(1)) == ["stock.not_enough"]
         assert await one.outcome(pick(1)) == "stock.not_enough"
 
     in_two_processes(database, organisation, story)

@@ -6,61 +6,114 @@ import json
 import re
 import string
 import types
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import domain
 from commands import COMMANDS, HANDLERS
 from domain import (
+    alert_rules,
+    alerts,
     api_keys,
+    assignments,
     catalogue,
+    clients,
     decisions,
+    forecasts,
     inventory,
+    metrics,
     models,
+    notifications,
+    order_changes,
+    order_delivery,
+    order_events,
     orders,
     organisations,
     people,
     policies,
+    products,
+    reservations,
+    returns,
     reviews,
+    route_rules,
+    routes,
+    schedules,
+    shipments,
+    simulations,
+    sites,
+    stock_keeping,
+    tariffs,
     tasks,
+    tour_bookings,
+    tour_plans,
+    tours,
     transport,
     webhooks,
+    work,
 )
 from domain.access import Role
 from domain.decisions import Stage, Weights
-from domain.inventory import ServiceLevel
+from domain.hazards import Hazard
 from domain.orders import OrderLine, Status
+from domain.places import Point
+from domain.prohibitions import Prohibition
+from domain.routing import Emission, Rates
+from domain.sites import ServiceLevel
+from domain.time_windows import WEEKDAYS, OpeningHours, OpenSpan, TimeWindow
 from domain.values import Command, Event
+from domain.zones import Zone
 
 ROOT = Path(domain.__file__).parent.parent
 AREAS = (
-    *(orders, inventory, decisions, reviews, models, policies, transport, people, tasks),
-    *(organisations, api_keys, webhooks),
+    *(orders, sites, inventory, decisions, reviews, models, policies, transport, people, tasks),
+    stock_keeping,
+    *(organisations, api_keys, webhooks, work, products, clients, assignments, route_rules),
+    routes,
+    *(tours, tour_plans, tour_bookings),
+    *(tariffs, forecasts, simulations, metrics, schedules, alerts),
+    *(alert_rules, notifications),
+    *(order_events, order_changes, order_delivery, reservations, shipments, returns),
 )
 EVENTS = list(catalogue.TOPICS)
 ASKED_BY_AUDITORS = {
-    tasks.RequestReplay,
-    tasks.RequestBacktest,
-    tasks.RequestBundle,
+    work.RequestReplay,
+    work.RequestBacktest,
+    work.RequestBundle,
     tasks.CancelOwnTask,
+    tasks.RetryTask,
 }
-OF_ONESELF = {organisations.LeaveOrganisation, organisations.AcceptInvitation}
+OF_ONESELF = {
+    organisations.LeaveOrganisation,
+    organisations.AcceptInvitation,
+    alerts.ReadAlert,
+    notifications.ReadAllAlerts,
+    notifications.SubscribeToAlerts,
+    notifications.UnsubscribeFromAlerts,
+}
 
 _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
-_ids = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+# Of whole strings: a regex is drawn character by character, which is ten times as slow.
+_alphanumeric = string.ascii_letters + string.digits
+_ids = st.builds(
+    "{}{}".format, st.sampled_from(_alphanumeric), st.text(f"{_alphanumeric}._-", max_size=63)
+)
+_hashes = st.text("0123456789abcdef", min_size=64, max_size=64)
 _counts = st.integers(0, 10**9)
+_points = st.builds(Point, latitude=st.floats(-90, 90), longitude=st.floats(-180, 180))
+_european = st.builds(Point, latitude=st.floats(36, 70), longitude=st.floats(-10, 40))
 _scalars: dict[Any, st.SearchStrategy[Any]] = {
     type(None): st.none(),
     str: _text,
     bool: st.booleans(),
     int: st.integers(-(2**63), 2**63 - 1),
+    date: st.dates(),
     float: st.floats(allow_nan=False, allow_infinity=False),
     datetime: st.datetimes(timezones=st.just(UTC)),
     Decimal: st.decimals(-(10**12), 10**12, places=3),
@@ -83,13 +136,73 @@ _scalars: dict[Any, st.SearchStrategy[Any]] = {
         transit_s=st.none() | st.integers(1, 10**9),
         cut_off=st.none() | st.builds(time, st.integers(0, 23), st.integers(0, 59)),
     ),
+    Rates: st.builds(
+        Rates,
+        fixed_minor=_counts,
+        per_km_minor=_counts,
+        per_hour_minor=_counts,
+        per_stop_minor=_counts,
+        toll_per_km_minor=_counts,
+    ),
+    Emission: st.builds(Emission, empty_mg_per_km=_counts, full_mg_per_km=_counts),
     Weights: st.builds(
         Weights,
         cost=st.floats(0, 1000),
         risk_minor=_counts,
         carbon_minor_per_kg=_counts,
     ),
+    order_events.Proof: st.builds(
+        order_events.Proof,
+        kind=st.sampled_from(["signature", "photo", "code"]),
+        sha256=_hashes,
+        reference=st.none() | _ids,
+        location=st.none()
+        | st.builds(Point, latitude=st.floats(-90, 90), longitude=st.floats(-180, 180)),
+    ),
     orders.LineSite: st.builds(orders.LineSite, line_no=_counts, site_id=_ids),
+    Point: _points,
+    OpeningHours: st.builds(
+        OpeningHours,
+        zone=st.sampled_from(["Europe/Berlin", "UTC"]),
+        spans=st.lists(
+            st.builds(
+                OpenSpan,
+                day=st.sampled_from(WEEKDAYS),
+                opens=st.sampled_from(["00:00", "08:30"]),
+                closes=st.sampled_from(["12:00", "24:00"]),
+            ),
+            min_size=1,
+            max_size=3,
+            unique_by=lambda span: span.day,
+        ).map(tuple),
+    ),
+    TimeWindow: st.builds(
+        lambda starts_at, length: TimeWindow(starts_at=starts_at, ends_at=starts_at + length),
+        st.datetimes(max_value=datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+        st.timedeltas(timedelta(seconds=1), timedelta(days=9)),
+    ),
+    Hazard: st.builds(
+        Hazard,
+        un_number=st.from_regex(r"\AUN[0-9]{4}\Z"),
+        hazard_class=st.sampled_from(["3", "8", "9"]),
+        packing_group=st.sampled_from([None, "I", "III"]),
+        tunnel_code=st.sampled_from([None, "B", "D/E"]),
+    ),
+    Zone: st.builds(Zone, name=_ids, centre=_points, radius_m=st.integers(1, 10**6))
+    | st.builds(
+        Zone,
+        name=_ids,
+        polygon=st.lists(_european, min_size=3, max_size=6, unique=True).map(tuple),
+    ),
+    Prohibition: st.builds(
+        Prohibition,
+        vehicle_classes=st.sampled_from([("N2",), ("N2", "N3")]),
+        fuels=st.sampled_from([(), ("diesel",)]),
+        emission_below=st.sampled_from([None, "euro4"]),
+        gross_weight_above_g=st.none() | st.integers(0, 10**9),
+        hazard_classes=st.sampled_from([(), ("1.4", "3")]),
+        tunnel_category=st.sampled_from([None, "C"]),
+    ),
 }
 
 
@@ -101,16 +214,18 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
         return st.one_of([values(part) for part in parts])
+    if origin is Literal:
+        return st.sampled_from(parts)
     if origin is tuple:
         return st.lists(values(parts[0]), max_size=3).map(tuple)
     if origin is dict:
         return st.dictionaries(values(parts[0]), values(parts[1]), max_size=3)
     if annotation == models.Hash:
-        return st.from_regex(r"\A[0-9a-f]{64}\Z")
+        return _hashes
     if annotation == people.Pseudonym:
         return st.uuids().map(str)
     if annotation == people.Sealed:
-        return st.from_regex(r"\Ap1\.[A-Za-z0-9_-]{40}\Z")
+        return st.text(f"{_alphanumeric}_-", min_size=40, max_size=40).map("p1.{}".format)
     if hasattr(annotation, "__metadata__"):
         return values(annotation.__origin__)
     assert issubclass(annotation, BaseModel), annotation
@@ -120,6 +235,7 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
 
 @pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: str(kind.__name__))
 def test_an_event_survives_its_bytes(kind: type[Event]) -> None:
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(values(kind))
     def survives(event: Event) -> None:
         topic, state = catalogue.encode(event)
@@ -191,7 +307,7 @@ def test_every_refusal_has_a_specification() -> None:
         for code in re.findall(r'Refused\(\s*"([a-z_.]+)"', file.read_text())
     }
     assert "order.not_allocated" in codes
-    told = (Status.SHIPPED, Status.DELIVERED, Status.CANCELLED)
+    told = (Status.PARTLY_SHIPPED, Status.SHIPPED, Status.DELIVERED, Status.CANCELLED)
     codes |= {f"order.already_{status.value}" for status in told}
     codes |= {
         f"decision.not_{stage.value}"
@@ -201,16 +317,32 @@ def test_every_refusal_has_a_specification() -> None:
         code
         for area in (
             "orders",
+            "reservations",
+            "shipments",
             "inventory",
             "decisions",
             "reviews",
             "models",
             "policies",
+            "business_metrics",
+            "products",
+            "sites",
+            "stock_keeping",
             "transport",
             "people",
             "tasks",
             "organisations",
             "webhooks",
+            "clients",
+            "assignments",
+            "route_rules",
+            "tours",
+            "tour_bookings",
+            "forecasts",
+            "simulations",
+            "schedules",
+            "alerts",
+            "notifications",
         )
         for code in re.findall(
             r'"([a-z_]+\.[a-z_]+)"', Path(__file__).with_name(f"test_{area}.py").read_text()

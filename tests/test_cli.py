@@ -133,10 +133,11 @@ def test_projections_models_and_database(terminal: Terminal, demo: str) -> None:
         ("decisions replay", "name one decision, or say --all"),
         ("decisions request NO-SUCH", "unknown"),
         ("projections rebuild nothing", "'nothing' is not known; there are order_summary"),
-        ("import nowhere .", "neither a shipped one (olist, orders) nor a file"),
+        ("import nowhere .", "neither a shipped one (assignments, clients, olist"),
         ("import olist .", "orders.csv"),
         ("models approve xyz", "model 'xyz': 0 models of organisation 'demo'"),
         ("models train --organisation nobody", "no case of fulfilment"),
+        ("models train --kind tour_cost --organisation nobody", "no tour is finished yet"),
     ],
 )
 def test_a_mistake_is_one_clear_sentence(terminal: Terminal, words: str, told: str) -> None:

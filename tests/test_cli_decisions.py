@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 from chainlytics import cli
+from chainlytics.cli.console import console
 from eventstore.embedded import EmbeddedPostgres
 from tests.test_cli import Terminal
 
@@ -31,6 +32,8 @@ class Here(Terminal):
 
     def run(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         out, error, found = StringIO(), StringIO(), 0
+        # A worker of xdist has columns of its own, which were read when the console was made.
+        width, console.width = console.width, int(self.environment["COLUMNS"])
         with (
             patch.dict(os.environ, self.environment, clear=True),
             patch.object(sys, "argv", ["chainlytics", *words]),
@@ -44,6 +47,8 @@ class Here(Terminal):
                 cli.main()
             except SystemExit as end:
                 found = int(end.code or 0)
+            finally:
+                console.width = width
         done = subprocess.CompletedProcess(words, found, out.getvalue(), error.getvalue())
         assert done.returncode == code, (words, done.stdout, done.stderr)
         return done

@@ -77,7 +77,7 @@ def test_both_log_losses_are_told_before_a_worse_model_is_approved(
     with console.capture() as shown:
         show_model(model)
     text = " ".join(shown.get().split())
-    assert "worse than the baseline's: log loss 0.3125, the baseline's 0.2500" in text
+    assert "It fits worse than the baseline: log loss 0.3125, the baseline's 0.2500" in text
     done = CliRunner().invoke(app, [*words, "--accept-worse"], catch_exceptions=False)
     assert done.exit_code == 0
     assert stored(log).stage == "approved"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from api.conditional import entity_tag, expected_of
 from commands import Context, Expected, VersionMismatch
 from domain.access import Role
-from domain.inventory import CloseSite, OpenSite
+from domain.sites import CloseSite, OpenSite
 from eventstore import Receipt
 from tests.serving import Served, accepted, assert_problem, found, order, serving_here
 from tests.world import NOW, company, context

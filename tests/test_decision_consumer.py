@@ -34,7 +34,7 @@ from domain.decisions import (
     Weights,
 )
 from domain.errors import Refused
-from domain.inventory import AdjustStock, CloseSite, OpenSite
+from domain.inventory import AdjustStock
 from domain.orders import (
     AllocateOrder,
     CancelOrder,
@@ -46,6 +46,7 @@ from domain.orders import (
 )
 from domain.policies import StopKind
 from domain.reviews import ContestDecision
+from domain.sites import CloseSite, OpenSite
 from domain.transport import RegisterVehicle, RetireVehicle
 from domain.values import Command, Event
 from eventstore import LogUnavailable
@@ -892,7 +893,7 @@ def test_a_feature_table_that_joins_while_requests_wait_counts_nothing_twice(
     asyncio.run(story())
 
 
-def test_without_a_model_the_request_fails_with_the_reason(database: str) -> None:
+def test_an_order_without_any_site_fails_with_the_reason(database: str) -> None:
     async def story() -> None:
         organisation = UUID(int=ORGANISATION.int + 1)
         async with company(database) as app:
@@ -913,6 +914,6 @@ def test_without_a_model_the_request_fails_with_the_reason(database: str) -> Non
             [failed] = [
                 e for e in await events_of(app, DecisionFailed) if e.decision_id == "d-none"
             ]
-            assert failed.code == "decision.no_model"
+            assert failed.code == "decision.no_candidate"
 
     asyncio.run(story())

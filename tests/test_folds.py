@@ -224,8 +224,10 @@ def plain_stock(events: Sequence[StoredEvent]) -> dict[tuple[Any, ...], Row]:
             (str(one.organisation_id), event.site_id, event.sku),
             {
                 "on_hand": Decimal(0),
+                "reserved": Decimal(0),
                 "received": Decimal(0),
                 "picked": Decimal(0),
+                "returned": Decimal(0),
                 "adjustments": 0,
                 "last_moved_at": None,
                 LAST_EFFECTIVE: one.recorded_at.min.replace(tzinfo=UTC),
@@ -249,7 +251,16 @@ def plain_stock(events: Sequence[StoredEvent]) -> dict[tuple[Any, ...], Row]:
         row["last_moved_at"] = max((t for t in (moved, row["last_moved_at"]) if t), default=None)
         row[LAST_EFFECTIVE] = max(row[LAST_EFFECTIVE], moved or one.recorded_at)
         row[LAST_POSITION] = one.position
+        row["available"] = row["on_hand"]  # nothing is reserved here
     return found
+
+
+#: What other events than these add up, and what a sum is before its first one.
+_SUMS: Row = {
+    **dict.fromkeys(("goods_minor", "parts", "returned_minor", "cancelled_minor"), 0),
+    **dict.fromkeys(("units", "reserved", "backordered", "returned"), Decimal(0)),
+    **dict.fromkeys(("shipped_in_parts", "delivered_in_parts", "cancelled_by_line"), Decimal(0)),
+}
 
 
 def plain_orders(events: Sequence[StoredEvent]) -> dict[tuple[Any, ...], Row]:
@@ -264,9 +275,7 @@ def plain_orders(events: Sequence[StoredEvent]) -> dict[tuple[Any, ...], Row]:
                     "customer_id": event.customer_id,
                     "region": event.region,
                     "currency": event.currency,
-                    "goods_minor": event.goods_minor,
                     "freight_minor": event.freight_minor,
-                    "units": event.units,
                     "lines": len(event.lines),
                     "placed_at": event.placed_at,
                     "promised_at": event.promised_at,
@@ -301,10 +310,21 @@ def plain_orders(events: Sequence[StoredEvent]) -> dict[tuple[Any, ...], Row]:
             case _:
                 continue
         key = (str(one.organisation_id), event.order_id)
-        row = found.setdefault(key, dict.fromkeys(ORDER_SUMMARY.columns))
+        row = found.setdefault(key, dict.fromkeys(ORDER_SUMMARY.columns) | _SUMS)
+        if isinstance(event, OrderPlaced):
+            row["goods_minor"] += event.goods_minor
+            row["units"] += event.units
         told |= {"version": one.version, LAST_POSITION: one.position}
         row |= {name: value for name, value in told.items() if value is not None}
         row |= {name: value for name, value in once.items() if row[name] is None}
+    for row in found.values():
+        status, none = row["status"], Decimal(0)
+        row["shipped"] = row["units"] if status in ("shipped", "delivered") else none
+        row["delivered"] = row["units"] if status == "delivered" else none
+        row["cancelled"] = row["units"] if status == "cancelled" else none
+        due, came = row["promised_at"], row["delivered_at"]
+        known = due is not None and came is not None
+        row["late_s"] = int((came - due).total_seconds()) if known else None
     return found
 
 

@@ -22,6 +22,7 @@ from chainlytics.application import Application
 from domain import catalogue
 from domain.decisions import (
     DecisionConfirmed,
+    DecisionExplained,
     DecisionFailed,
     DecisionMade,
     DecisionReferred,
@@ -310,7 +311,7 @@ def test_a_champion_that_is_made_a_shadow_is_champion_no_more(base: Base, url: s
             await do(app, deploy(base.other))
             await request(app, "d-1", base.orders[0])
             found = await answered(app)
-            assert found["d-nobody"].failed.code == "decision.no_model"
+            assert found["d-nobody"].made.role == "rule_based"
             assert found["d-1"].made.model_hash == base.other
             shadows = [one.model_hash for one in found["d-1"].of(DecisionShadowed)]
             assert shadows == [base.champion]
@@ -457,7 +458,7 @@ def test_a_champion_that_is_made_a_challenger_decides_its_share_only(base: Base,
 
 
 @pytest.mark.parametrize("batch", [1, 20_000])
-def test_a_withdrawn_champion_leaves_nobody_until_it_is_deployed_again(
+def test_a_withdrawn_champion_leaves_the_rule_until_it_is_deployed_again(
     base: Base, url: str, batch: int
 ) -> None:
     async def story() -> None:
@@ -470,11 +471,10 @@ def test_a_withdrawn_champion_leaves_nobody_until_it_is_deployed_again(
             await do(app, deploy(base.champion))
             await request(app, "d-again", base.orders[0])
             found = await answered(app)
-            failed = found["d-without"].failed
-            assert failed.code == "decision.no_model"
-            assert (
-                failed.detail == f"fulfilment has no champion: {base.champion[:12]} was withdrawn"
-            )
+            by_rule = found["d-without"].made
+            assert by_rule.role == "rule_based"
+            why = found["d-without"].of(DecisionExplained)[0].reasons[0].sentence
+            assert f"fulfilment has no champion: {base.champion[:12]} was withdrawn" in why
             assert found["d-before"].made.candidates == found["d-again"].made.candidates
             assert found["d-again"].made.role == "champion"
 
@@ -503,7 +503,7 @@ def test_a_champion_that_was_rolled_back_to_can_be_withdrawn(base: Base, url: st
             )
             await do(app, deploy(base.other), back, withdraw(base.champion))
             await request(app, "d-1", base.orders[0])
-            assert (await answered(app))["d-1"].failed.code == "decision.no_model"
+            assert (await answered(app))["d-1"].made.role == "rule_based"
             assert (await listed_roles(app))[base.champion] == ""
 
     asyncio.run(story())
@@ -535,7 +535,7 @@ def test_a_roll_back_brings_the_former_champion_back(base: Base, url: str, batch
     asyncio.run(story())
 
 
-def test_a_retired_champion_leaves_nobody(base: Base, url: str) -> None:
+def test_a_retired_champion_leaves_the_rule(base: Base, url: str) -> None:
     async def story() -> None:
         async with company(url) as app:
             await request(app, "d-before", base.orders[0])
@@ -543,10 +543,9 @@ def test_a_retired_champion_leaves_nobody(base: Base, url: str) -> None:
             await request(app, "d-after", base.orders[0])
             found = await answered(app)
             assert found["d-before"].made.model_hash == base.champion
-            failed = found["d-after"].failed
-            assert failed.code == "decision.no_model"
-            assert base.champion[:12] in failed.detail
-            assert "was retired" in failed.detail
+            assert found["d-after"].made.role == "rule_based"
+            why = found["d-after"].of(DecisionExplained)[0].reasons[0].sentence
+            assert f"{base.champion[:12]}, was retired" in why
 
     asyncio.run(story())
 

@@ -15,18 +15,13 @@ from domain.errors import Refused
 from domain.inventory import (
     STOCK,
     AdjustStock,
-    CloseSite,
-    OpenSite,
     PickStock,
     ReceiveStock,
-    ServiceLevel,
-    Site,
-    SiteClosed,
-    SiteOpened,
     StockAdjusted,
     StockPicked,
     StockReceived,
 )
+from domain.sites import CloseSite, OpenSite, ServiceLevel, Site, SiteClosed, SiteOpened
 from domain.values import Command, Event
 from tests.spec import ACTOR, given, problems
 
@@ -193,7 +188,9 @@ def test_stock_never_falls_below_zero_and_loses_nothing(commands: list[Command])
         else:
             impossible.append((number, "stock.not_enough"))
         try:
-            events = HANDLERS[type(command)].decide(command, ACTOR, stock, site)
+            handler = HANDLERS[type(command)]
+            read: Any = {"sites/S-1": site} if handler.several else site
+            events = handler.decide(command, ACTOR, stock, read)
             stock = STOCK.fold(events, stock)
         except Refused as refusal:
             refused.append((number, refusal.code))

@@ -22,11 +22,14 @@ import pytest
 from fastapi import FastAPI
 
 from domain.access import Role
+from domain.alert_rules import AlertKind, Severity
+from domain.alerts import RaiseAlert, alert_id_of
 from domain.api_keys import IssueApiKey
 from domain.organisations import AddMember, FoundOrganisation, InviteMember
-from domain.tasks import RequestReplay
 from domain.webhooks import RegisterWebhook
+from domain.work import RequestReplay
 from eventstore.ids import named_id
+from ml.simulation_report import PICTURES
 from tests.serving import (
     API,
     Served,
@@ -49,8 +52,14 @@ NOW = datetime.now(UTC)
 
 #: What in a path is no organisation's, and why it may be asked for by everybody who is signed in.
 OF_NOBODY = {
+    "alert_kind": "kinds of alerts are the installation's; each organisation has its own rules",
     "kind": "kinds of decisions are the installation's; each organisation has its own policy",
-    "name": "read models are the installation's, and how far they are",
+    "name": "read models and KPIs are the installation's, and how far read models are",
+    "read_model": "each organisation exports its own rows: tests/test_exports.py",
+    "entity": "what can be imported is the installation's",
+    "mode": "modes of transport are the installation's; each organisation has its own tariffs",
+    "fuel": "fuels are the installation's; each organisation has its own emission factors",
+    "picture_name": "a picture is of a simulation, whose id stands beside it",
     "topic": "event types are the installation's",
     "session_id": "sessions are an account's: tests/test_accounts.py",
 }
@@ -66,10 +75,16 @@ BODIES: Mapping[str, dict[str, Any]] = {
 IN_BODIES: Mapping[str, str] = {
     **{name: name for name in ("site_id", "vehicle_id", "model_hash", "webhook_id", "task_id")},
     **{name: name for name in ("order_id", "decision_id", "upload_id", "customer_id")},
+    **{name: name for name in ("client_id", "assignment_id", "rule_id", "driver_id")},
+    **{name: name for name in ("plan_id", "scenario_id", "metric_id", "schedule_id")},
+    "default_site_id": "site_id",
+    **dict.fromkeys(("new_order_id", "shipment_id", "return_id"), "order_id"),
     "person_id": "person_id",
     "decision_ids": "decision_id",
-    "subject_id": "order_id",
+    **dict.fromkeys(("subject_id", "subject_ids", "order_ids"), "order_id"),
 }
+#: Endpoints that ask for a task, and what its id is called in their answer.
+TASKS = {"/tours/plan": "task_id", "/simulations/run": "simulation_id"}
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,7 @@ class World:
         """A path with the ids of the one organisation."""
         missing = self.needs(path) - set(self.ids)
         assert not missing, f"{path}: this test has no {', '.join(missing)} to ask with"
-        return path.format_map({**self.ids, "kind": "fulfilment"})
+        return path.format_map({**self.ids, "kind": "fulfilment", "picture_name": PICTURES[0]})
 
     @property
     def tell_tales(self) -> set[str]:
@@ -144,6 +159,14 @@ def world(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
                     registered_at=NOW,
                 ),
                 RequestReplay(task_id="TASK-HERE", decision_ids=("D-HERE",), requested_at=NOW),
+                RaiseAlert(
+                    kind=AlertKind.ORDER_LATE,
+                    subject_id="ORDER-HERE",
+                    occurrence=1,
+                    severity=Severity.WARNING,
+                    sentence="ORDER-HERE is late",
+                    raised_at=NOW,
+                ),
             ):
                 # A member would have to invite; the operator is none.
                 actor = "operator" if isinstance(command, AddMember) else "boss-of-this"
@@ -157,6 +180,9 @@ def world(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
         "key_id": "KEY-HERE",
         "webhook_id": "HOOK-HERE",
         "task_id": "TASK-HERE",
+        "retry_of": "TASK-HERE",
+        "schedule_id": "SCHEDULE-HERE",
+        "alert_id": alert_id_of("order_late", "ORDER-HERE", 1),
         "order_id": "ORDER-HERE",
         "decision_id": "D-HERE",
         "vehicle_id": "VEHICLE-HERE",
@@ -180,9 +206,22 @@ def fill_by_http(ana: httpx.Client, ids: dict[str, str]) -> None:
 
     ids |= {"site_id": "SITE-HERE", "sku": "SKU-HERE"}
     post(ana, "/sites", example("/sites") | {"site_id": ids["site_id"]})
+    post(ana, "/products", example("/products") | {"sku": ids["sku"]})
+    post(ana, f"/stock-keeping/{ids['site_id']}/{ids['sku']}", {})
     post(ana, f"/stock/{ids['site_id']}/{ids['sku']}/receive", {"quantity": "12"})
+    post(ana, "/schedules", example("/schedules") | {"schedule_id": ids["schedule_id"]})
+    ids["metric_id"] = "METRIC-HERE"
+    figure = {"metric_id": ids["metric_id"], "site_id": ids["site_id"]}
+    post(ana, "/metrics", example("/metrics") | figure)
     own = {name: ids[name] for name in ("vehicle_id", "site_id")}
     post(ana, "/vehicles", example("/vehicles") | own)
+    ids |= {"client_id": "CLIENT-HERE", "assignment_id": "ASSIGNMENT-HERE"}
+    ids |= {"rule_id": "RULE-HERE", "driver_id": "DRIVER-77"}
+    post(ana, "/clients", example("/clients") | {"client_id": ids["client_id"]})
+    shift = {name: ids[name] for name in ("assignment_id", "driver_id")}
+    post(ana, "/assignments", example("/assignments") | own | shift)
+    post(ana, "/route-rules", example("/route-rules") | {"rule_id": ids["rule_id"]})
+    simulate(ana, ids)  # while the year's last order is the last one: demand is drawn from its days
     person = {"person_id": "P-HERE", "name": "Ana Maria", "city": "Berlin", "country": "DE"}
     ids |= {"person_id": person["person_id"], "customer_id": "CUSTOMER-HERE"}
     mine = order(ids["order_id"], recipient=person, customer_id=ids["customer_id"])
@@ -196,8 +235,67 @@ def fill_by_http(ana: httpx.Client, ids: dict[str, str]) -> None:
     post(ana, "/decisions", {"decision_id": ids["decision_id"], "subject_id": waiting})
     assert decided(ana, ids["decision_id"])["explained"]
     ids["position"] = str(placed["position"])
+    foretell(ana, ids)
+    plan_a_tour(ana, ids)
+    ids["shipment_id"] = "1"  # what an order that leaves as a whole calls it
     for path in ("/decisions/{decision_id}/bundle", "/tasks/{task_id}", "/webhooks/{webhook_id}"):
         until_answered(ana, path.format_map(ids))
+
+
+def foretell(ana: httpx.Client, ids: dict[str, str]) -> None:
+    """A forecast of the stock that has an id here."""
+    sold = {"quantity": "1", "picked_at": (NOW - timedelta(days=2)).isoformat()}
+    picked = post(ana, f"/stock/{ids['site_id']}/{ids['sku']}/pick", sold)
+    get(ana, "/forecasts", min_position=picked["position"])
+    yesterday = (NOW - timedelta(days=1)).date().isoformat()
+    asked = {"site_id": ids["site_id"], "sku": ids["sku"], "from_day": yesterday}
+    until(lambda: ana.post("/forecasts", json=asked).status_code == 201 or None)
+    until_answered(ana, f"/forecasts/{ids['site_id']}/{ids['sku']}")
+
+
+def plan_a_tour(ana: httpx.Client, ids: dict[str, str]) -> None:
+    """A plan with a tour on which one order is."""
+    at = {"latitude": 52.54, "longitude": 13.41}
+    times = {"placed_at": "2026-03-01T10:00:00Z", "promised_at": "2026-03-02T17:00:00Z"}
+    toured = order("ORDER-TOURED", destination=at) | times
+    toured["lines"][0]["weight_g"] = 800
+    post(ana, "/orders", toured)
+    sent = {"site_id": ids["site_id"], "allocated_at": "2026-03-01T11:00:00Z"}
+    post(ana, "/orders/ORDER-TOURED/allocate", sent)
+    ids["plan_id"] = "PLAN-HERE"
+    asked = {name: ids[name] for name in ("plan_id", "site_id")}
+    asked |= {"day": "2026-03-02", "task_id": "TOURING"}
+    task = worked(ana, "/tours/plan", asked | {"iterations": 50})
+    assert task["state"] == "completed", task
+    [tour] = get(ana, "/tours", plan_id="PLAN-HERE", min_position=task["last_position"])["items"]
+    ids["tour_id"] = tour["tour_id"]
+
+
+def simulate(ana: httpx.Client, ids: dict[str, str]) -> None:
+    """A scenario and a simulation of it."""
+    ids |= {"scenario_id": "SCENARIO-HERE", "simulation_id": "SIMULATION-HERE"}
+    closed = {"kind": "site_closed", "site_id": ids["site_id"]}
+    scenario = {"scenario_id": ids["scenario_id"], "horizon_days": 1, "disturbances": [closed]}
+    post(ana, "/simulations/generate", scenario)
+    run = {"scenario_id": ids["scenario_id"], "task_id": ids["simulation_id"]}
+    task = worked(ana, "/simulations/run", run)
+    assert task["state"] == "completed", task
+    until_answered(ana, f"/simulations/{ids['simulation_id']}/results")
+
+
+def worked(client: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A task that was asked for under an id, when it is over."""
+    answer = client.post(path, json=body)
+    assert answer.status_code == 202, answer.text
+    return until(lambda: ended(client, body["task_id"]), 120)
+
+
+def ended(client: httpx.Client, task_id: str) -> dict[str, Any] | None:
+    """A task that is over; None: it is not yet."""
+    answer = client.get(f"/tasks/{task_id}")
+    task: dict[str, Any] = answer.json()
+    done = answer.status_code == 200 and task["state"] in ("completed", "failed", "cancelled")
+    return task if done else None
 
 
 def until_answered(client: httpx.Client, path: str, **query: str) -> None:
@@ -321,47 +419,104 @@ class Asking:
         site = next(t for m, p, t in world.operations if (m, p) == ("POST", "/sites"))
         post(client, "/sites", example_of(site) | {"site_id": "OWN-SITE"})
         post(client, "/stock/OWN-SITE/OWN-SKU/receive", {"quantity": "12"})
+        closed = {"kind": "site_closed", "site_id": "OWN-SITE"}
+        scenario = {"horizon_days": 1, "disturbances": [closed]}
+        post(client, "/simulations/generate", scenario | {"scenario_id": "OWN-SCENARIO"})
 
     def ask(self, method: str, path: str, field: tuple[str, ...], value: str) -> tuple[int, str]:
         """Status and what was told, without the id itself and what is new with every answer."""
         self._number += 1
         own = f"OWN-{self._number}"
-        if "{order_id}" in path or path == "/decisions":
-            post(self._client, "/orders", order(own))
+        self._make(path, own)
         told = next(t for m, p, t in self._world.operations if (m, p) == (method, path))
-        body = example_of(told) | self._own(path, own)
+        body = self._example(told, field) | self._own(path, own, field)
         if field[0] == "line_sites":
-            body = {"line_sites": [{"line_no": 1, "site_id": "OWN-SITE"}]} | {
-                name: value for name, value in body.items() if name != "site_id"
-            }
+            body["line_sites"] = [{"line_no": 1, "site_id": "OWN-SITE"}]
         set_in(body, field, value)
-        where = path.format(order_id=own, site_id="OWN-SITE", sku="OWN-SKU")
+        ids = {**dict.fromkeys(re.findall(r"{(\w+)}", path), own), "site_id": "OWN-SITE"}
+        where = path.format_map({**ids, "sku": "OWN-SKU"})
         answer = self._client.request(method, where, json=body)
         said = answer.json()
         if answer.is_error:
-            return answer.status_code, f"{said['type']}: {said['detail']}".replace(value, "ID")
-        if not path.startswith("/tasks/"):
+            refused = f"{said['type']}: {said['detail']}"
+            return answer.status_code, refused.replace(value, "ID").replace(own, "OWN")
+        if path not in TASKS and not path.startswith("/tasks/"):
             return answer.status_code, ", ".join(sorted(said))
-        task = until(lambda: self._ended(said.get("task_id") or said["id"]))
+        task_id = said.get(TASKS.get(path, "task_id")) or said["id"]
+        task = until(lambda: ended(self._client, task_id))
         return answer.status_code, f"{task['state']}: {task['reason']}".replace(value, "ID")
 
-    def _own(self, path: str, own: str) -> dict[str, Any]:
-        """What in an example is to be its own, or new."""
+    def _make(self, path: str, own: str) -> None:
+        """What a path or its body names as there already."""
+        if "{order_id}" in path or path in ("/decisions", "/frontend/decision"):
+            post(self._client, "/orders", order(own))
+        if path.endswith(("/shipments", "/returns")):
+            post(self._client, f"/orders/{own}/allocate", {"site_id": "OWN-SITE"})
+        if path.endswith("/returns"):
+            post(self._client, f"/orders/{own}/ship", {})
+            post(self._client, f"/orders/{own}/deliver", {})
+        if "{vehicle_id}" in path or path == "/assignments":
+            self._post("/vehicles", vehicle_id=own, site_id="OWN-SITE")
+        if "{assignment_id}" in path:
+            named = {"vehicle_id": own, "assignment_id": own}
+            self._post("/assignments", **named, site_id="OWN-SITE")
+        if path.endswith("/reinstate"):
+            post(self._client, f"/vehicles/{own}/retire", {"reason": "broken"})
+        if "{client_id}" in path:
+            self._post("/clients", client_id=own)
+        if "{schedule_id}" in path:
+            self._post("/schedules", schedule_id=own)
+        if "{retry_of}" in path:
+            asked = {"task_id": own, "decision_id": "NOBODYS"}
+            assert worked(self._client, "/tasks/bundle", asked)["state"] == "failed"
+
+    def _post(self, path: str, **changes: str) -> None:
+        told = next(t for m, p, t in self._world.operations if (m, p) == ("POST", path))
+        post(self._client, path, example_of(told) | changes)
+
+    def _example(self, told: Mapping[str, Any], field: tuple[str, ...]) -> dict[str, Any]:
+        """The first body with such a field that the document shows, or its schema does."""
+        content = told["requestBody"]["content"]["application/json"]
+        for one in content.get("examples", {}).values():
+            if field[0] in one["value"]:
+                return deepcopy(dict(one["value"]))
+        if "examples" in content:
+            return example_of(told)
+        name = content["schema"]["$ref"].rpartition("/")[2]
+        schema = self._world.app.openapi()["components"]["schemas"][name]
+        return deepcopy(dict(schema.get("example", {})))
+
+    def _own(self, path: str, own: str, field: tuple[str, ...]) -> dict[str, Any]:
+        """What in an example is to be its own, or new, and what takes such a field."""
+        task = {"site_id": "tours", "scenario_id": "simulation"}.get(field[-1])
+        work = {"work": {"task": task}} if field[0] == "work" else {}
         return {
             "/orders": order(own, recipient={"person_id": own, "name": "Ada", "city": "Berlin"}),
             "/orders/{order_id}/allocate": {"site_id": "OWN-SITE", "vehicle_id": None},
+            "/orders/{order_id}/returns": {"site_id": "OWN-SITE"},
             "/sites": {"site_id": own},
             "/vehicles": {"vehicle_id": own, "site_id": "OWN-SITE"},
             "/routes/forbid": {"site_id": "OWN-SITE", "region": own},
             "/decisions": {"subject_id": own},
+            "/frontend/decision": {"subject_id": own},
+            "/clients": {"client_id": own},
+            "/assignments": {"vehicle_id": own, "assignment_id": own, "site_id": "OWN-SITE"},
+            "/route-rules": {"rule_id": own},
+            "/metrics": {"site_id": "OWN-SITE"},
+            "/tours/plan": {"site_id": "OWN-SITE"},
+            "/simulations/run": {"scenario_id": "OWN-SCENARIO"},
+            "/simulations/generate": {
+                "horizon_days": 1,
+                "disturbances": [
+                    {"kind": "vehicle_lost"}
+                    if field[-1] == "vehicle_id"
+                    else {"kind": "site_closed", "site_id": "OWN-SITE"}
+                ],
+            },
+            "/schedules": {"schedule_id": own} | work,
+            "/schedules/{schedule_id}": work,
             "/webhooks": BODIES["/webhooks/{webhook_id}"] | {"webhook_id": own},
         }.get(path, {})
-
-    def _ended(self, task_id: str) -> dict[str, Any] | None:
-        answer = self._client.get(f"/tasks/{task_id}")
-        task: dict[str, Any] = answer.json()
-        done = answer.status_code == 200 and task["state"] in ("completed", "failed", "cancelled")
-        return task if done else None
 
 
 def example_of(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -435,7 +590,11 @@ def test_no_list_holds_what_is_anothers_nor_does_any_filter_find_it(
                     continue
                 answer = third.get(path, params={name: values[name]})
                 items = answer.json() if answer.status_code == 200 else None
-                if isinstance(items, dict):
+                if isinstance(items, dict) and "items" not in items:
+                    # No list: what is told of something that nobody has.
+                    nobodys = re.sub("[0-9A-Za-z]", "7", values[name])
+                    items = [] if items == get(third, path, **{name: nobodys}) else items
+                elif isinstance(items, dict):
                     items = items["items"]
                 if answer.status_code != 404 and items != []:
                     wrong.append(f"{path}?{name}: {answer.status_code}: {answer.text[:200]}")

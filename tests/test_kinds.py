@@ -25,9 +25,10 @@ from domain.decisions import (
     RequestDecision,
 )
 from domain.errors import Refused
-from domain.inventory import AdjustStock, CloseSite, OpenSite, PickStock, ReceiveStock
+from domain.inventory import AdjustStock, PickStock, ReceiveStock
 from domain.models import ApproveModel, DeployModel
 from domain.orders import OrderLine, PlaceOrder
+from domain.sites import CloseSite, OpenSite
 from domain.values import Event
 from ml.anomaly import ANOMALY
 from ml.catalogue import KINDS

@@ -221,7 +221,12 @@ def test_who_has_seen_nothing_yet_loses_nothing(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("query", "field", "value", "rule"),
     [
-        ({"area": "order"}, "query.area.0", "order", "must be an area: api_keys, decisions"),
+        (
+            {"area": "order"},
+            "query.area.0",
+            "order",
+            "must be an area: alerts, api_keys, assignments",
+        ),
         ({"area": ""}, "query.area.0", "", "must be an area"),
         ({"area": ["orders", "x"]}, "query.area.1", "x", "must be an area"),
         ({"stream": "orders"}, "query.stream.0", "orders", "the name of a stream"),

@@ -16,7 +16,7 @@ from domain.decisions import (
     DecisionReferred,
     DecisionRequested,
 )
-from domain.inventory import ServiceLevel, SiteClosed, SiteOpened
+from domain.order_events import Filled
 from domain.orders import (
     AllocateOrder,
     CancelOrder,
@@ -31,6 +31,7 @@ from domain.orders import (
     PlaceOrder,
     ShipOrder,
 )
+from domain.sites import ServiceLevel, SiteClosed, SiteOpened
 from domain.transport import VehicleRegistered
 from domain.values import Command
 from tests.spec import given, problems
@@ -98,6 +99,14 @@ delivered = OrderDelivered(
     late=False,
     transit_s=45 * 3600,
     out_of_order=False,
+    customer_id="C-1",
+    filled=Filled(
+        lines=1,
+        lines_filled=1,
+        units=Decimal(2),
+        units_filled=Decimal(2),
+        units_delivered=Decimal(2),
+    ),
 )
 cancelled = OrderCancelled(
     order_id="O-1",

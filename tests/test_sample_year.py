@@ -15,9 +15,11 @@ from psycopg_pool import AsyncConnectionPool
 from commands import HANDLERS, Bus, digest_of
 from commands.bulk import Keyed, Progress, Sender, send_all
 from commands.sample_year import SampleYear, sample_year
-from domain.inventory import OpenSite, PickStock, ReceiveStock, ServiceLevel
+from domain.inventory import PickStock, ReceiveStock
 from domain.orders import AllocateOrder, CancelOrder, DeliverOrder, PlaceOrder, ShipOrder
-from domain.transport import ForbidRoute, RegisterVehicle
+from domain.routes import ForbidRoute
+from domain.sites import OpenSite, ServiceLevel
+from domain.transport import RegisterVehicle
 from eventstore import Log, Writer, prepare_database
 from eventstore.streams import Streams
 

@@ -386,7 +386,7 @@ def test_a_token_in_the_address_is_refused(served: Served, name: str) -> None:
 @pytest.mark.parametrize(
     ("query", "field", "rule"),
     [
-        ("area=order", "query.area.0", "must be an area: api_keys, decisions"),
+        ("area=order", "query.area.0", "must be an area: alerts, api_keys, assignments"),
         ("stream=orders", "query.stream.0", "the name of a stream"),
         ("type=Nothing", "query.type.0", "the name of an event"),
         ("after=-1", "query.after", "greater than or equal to 0"),

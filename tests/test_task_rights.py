@@ -33,9 +33,11 @@ from domain.organisations import (
     FoundOrganisation,
     RemoveMember,
 )
-from domain.tasks import ImportFile, RequestImport, RequestReplay, TaskRequested
+from domain.tasks import TaskRequested
 from domain.values import Command
-from ml.task_work import CannotBeDone, Found, Job, do
+from domain.work import ImportFile, RequestImport, RequestReplay
+from ml.job import CannotBeDone, Found, Job
+from ml.task_work import do
 from tests.serving import order
 from tests.world import company
 

@@ -18,37 +18,45 @@ from domain.decisions import Weights
 from domain.errors import Refused
 from domain.tasks import (
     MOST_STARTS,
-    BacktestWork,
-    BundleWork,
     CancelOwnTask,
     CancelTask,
     CompleteTask,
     FailTask,
-    FileOfImport,
-    ImportFile,
-    ImportWork,
+    PrioritiseTask,
     ReleaseTask,
-    ReplayWork,
     ReportTask,
-    RequestBacktest,
-    RequestBundle,
-    RequestImport,
-    RequestReplay,
-    RequestTraining,
+    RetryTask,
     StartTask,
     TaskCancelled,
     TaskCancelRequested,
     TaskCompleted,
     TaskFailed,
+    TaskPrioritised,
     TaskProgressed,
     TaskReleased,
     TaskRequested,
     TaskStarted,
-    TrainingWork,
 )
 from domain.values import Command, Event
+from domain.work import (
+    BacktestWork,
+    BundleWork,
+    FileOfImport,
+    ImportFile,
+    ImportWork,
+    Kind,
+    ReplayWork,
+    RequestBacktest,
+    RequestBundle,
+    RequestImport,
+    RequestReplay,
+    RequestTraining,
+    TrainingWork,
+)
 from eventstore import StoredEvent
 from ml.catalogue import HANDLERS, KINDS
+from ml.estimates import ESTIMATES
+from ml.tasks import TaskWorker
 from readmodels.tasks import OpenTask, TaskDetail, in_turn, told_of
 from tests.spec import given, problems
 
@@ -199,7 +207,7 @@ def test_no_other_priority_is_taken(said: Any) -> None:
 
 
 def test_a_kind_of_decision_that_there_is_not_is_refused() -> None:
-    known = ", ".join(sorted(KINDS))
+    known = ", ".join(sorted({*KINDS, *ESTIMATES}))
     train = RequestTraining(task_id="T-1", kind="fulfillment", requested_at=NOON)
     given().when(train).refused("decision.unknown_kind", kind="fulfillment", known=known)
     with pytest.raises(Refused, match=r"decision\.unknown_kind"):
@@ -209,7 +217,9 @@ def test_a_kind_of_decision_that_there_is_not_is_refused() -> None:
 def test_an_import_names_a_mapping_of_the_installation_and_its_files() -> None:
     other = RequestImport(task_id="T-1", mapping="mine", files=(FILE,), requested_at=NOON)
     given().when(other).refused(
-        "import.no_such_mapping", mapping="mine", known="commands, olist, orders"
+        "import.no_such_mapping",
+        mapping="mine",
+        known="assignments, clients, commands, olist, orders, products, sites, stock, vehicles",
     )
     wrong = RequestImport(task_id="T-1", mapping="commands", files=(FILE,), requested_at=NOON)
     given().when(wrong).refused(
@@ -379,6 +389,52 @@ def test_a_task_that_counted_nothing_has_no_progress_in_the_end() -> None:
     # Of what was not completed, it is told how far it came.
     ended = seen(requested, started(), progressed(), failed)
     assert (ended.done, ended.total, ended.step) == (1, 2, "deciding")
+
+
+def test_what_failed_or_was_stopped_is_asked_for_once_more_in_ones_own_name() -> None:
+    retry = RetryTask(task_id="T-2", retry_of="T-1", requested_at=NOON)
+    again = requested.model_copy(
+        update={"task_id": "T-2", "retry_of": "T-1", "requested_by": "ben", "priority": 9}
+    )
+    forward = TaskPrioritised(
+        task_id="T-1", kind="replay", priority=9, prioritised_by="ana", prioritised_at=NOON
+    )
+    ends: list[list[Event]] = [[started(), failed], [cancelled]]
+    for history in ([requested, forward, *end] for end in ends):
+        given().reading(*history).when(retry, "ben").then(again)
+        given(again).reading(*history).when(retry).refused("task.already_requested")
+    for more, state in (((), "requested"), ((completed,), "completed")):
+        given().reading(requested, *more).when(retry).refused("task.not_failed", state=state)
+    given().when(retry).refused("task.unknown", task_id="T-1")
+    # Of what is asked for anew nothing is said: such an event has the bytes that it always had.
+    assert b"retry_of" not in encode(requested)[1]
+    assert b'"retry_of":"T-1"' in encode(again)[1]
+
+
+def test_a_task_that_waits_is_put_forward() -> None:
+    urgent = PrioritiseTask(task_id="T-1", priority=9, prioritised_at=NOON)
+    forward = TaskPrioritised(
+        task_id="T-1", kind="replay", priority=9, prioritised_by="ana", prioritised_at=NOON
+    )
+    given(requested).when(urgent).then(forward)
+    given(requested, forward).when(urgent).refused("task.same_priority", priority=9)
+    given(requested, started()).when(urgent).refused("task.not_waiting", state="running")
+    given(requested, failed).when(urgent).refused("task.already_finished")
+    given().when(urgent).refused("task.unknown", task_id="T-1")
+    assert seen(requested, forward).priority == 9
+
+
+def test_a_worker_takes_what_it_is_for_and_no_more_of_a_kind_than_it_may() -> None:
+    def takes(worker: TaskWorker, kind: str) -> bool:
+        return worker._takes(OpenTask(A, "T-1", 5, 1, 0, kind))
+
+    parts: Any = (None, None, None, None)
+    assert takes(TaskWorker(*parts), "training")
+    simulating = TaskWorker(*parts, kinds={Kind.SIMULATION})
+    assert (takes(simulating, "simulation"), takes(simulating, "training")) == (True, False)
+    bounded = TaskWorker(*parts, of_kind={Kind.TRAINING: 1})
+    bounded._doing["training"] += 1
+    assert (takes(bounded, "training"), takes(bounded, "simulation")) == (False, True)
 
 
 def waiting(*tasks: tuple[UUID, str, int, int, int]) -> list[OpenTask]:

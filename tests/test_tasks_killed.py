@@ -22,7 +22,8 @@ from chainlytics.application import Application
 from commands.tasks import task_stream
 from domain.catalogue import TOPICS
 from domain.orders import OrderPlaced
-from domain.tasks import ImportFile, RequestImport, RequestReplay, State, TaskStarted
+from domain.tasks import State, TaskStarted
+from domain.work import ImportFile, RequestImport, RequestReplay
 from eventstore.uploads import Uploads
 from readmodels.database import ReadModels
 from readmodels.tasks import TaskDetail, get_task

@@ -19,7 +19,9 @@ from psycopg_pool import AsyncConnectionPool
 from commands import HANDLERS, Bus, Context
 from domain.access import Role
 from domain.errors import Refused
-from domain.inventory import CloseSite, OpenSite, ServiceLevel, Site, SiteClosed, SiteOpened
+from domain.hazards import Hazard
+from domain.loads import Goods
+from domain.order_events import Filled
 from domain.orders import (
     AllocateOrder,
     DeliverOrder,
@@ -32,20 +34,27 @@ from domain.orders import (
     PlaceOrder,
     ShipOrder,
 )
+from domain.routes import ROUTES, AllowRoute, ForbidRoute, RouteAllowed, RouteForbidden
+from domain.sites import CloseSite, OpenSite, ServiceLevel, Site, SiteClosed, SiteOpened
 from domain.transport import (
-    ROUTES,
-    AllowRoute,
-    ForbidRoute,
+    VEHICLES,
+    ChangeVehicle,
+    MoveVehicle,
     RegisterVehicle,
+    ReinstateVehicle,
     RetireVehicle,
-    RouteAllowed,
-    RouteForbidden,
+    VehicleChanged,
+    VehicleMoved,
     VehicleRegistered,
+    VehicleReinstated,
     VehicleRetired,
+    must_carry,
 )
 from domain.values import Command, Event
+from domain.vehicle_kinds import Build
 from eventstore import Log, Writer, prepare_database
 from eventstore.streams import Streams
+from ml.tables import VEHICLE as FLEET
 from projections.projector import Projector
 from projections.transport import TABLES
 from readmodels import transport
@@ -145,6 +154,14 @@ delivered = OrderDelivered(
     transit_s=0,
     out_of_order=False,
     vehicle_id="V-1",
+    customer_id="C-1",
+    filled=Filled(
+        lines=1,
+        lines_filled=1,
+        units=Decimal(1),
+        units_filled=Decimal(1),
+        units_delivered=Decimal(1),
+    ),
 )
 
 
@@ -193,6 +210,158 @@ def test_a_vehicle_that_was_never_registered_is_not_retired() -> None:
 
 def test_a_vehicle_is_retired_once() -> None:
     given(registered, retired).when(RETIRE).refused("vehicle.retired", vehicle_id="V-1")
+
+
+CHANGE = ChangeVehicle(vehicle_id="V-1", max_weight_g=450_000, changed_at=NOON)
+MOVE = MoveVehicle(vehicle_id="V-1", site_id="S-2", moved_at=NOON)
+REINSTATE = ReinstateVehicle(vehicle_id="V-1", site_id="S-1", reason="repaired", reinstated_at=NOON)
+FULL: dict[str, Any] = {
+    "max_volume_cm3": 8_000_000,
+    "gross_weight_g": 7_490_000,
+    "vehicle_class": "N2",
+    "emission_class": "euro6",
+    "fuel": "diesel",
+    "hazard_permits": ("3", "8"),
+    "cost_per_km_minor": 62,
+    "cost_per_hour_minor": 2850,
+    "fixed_cost_minor": 4000,
+    "currency": "EUR",
+}
+elsewhere = opened.model_copy(update={"site_id": "S-2"})
+lighter = VehicleChanged(
+    vehicle_id="V-1",
+    site_id="S-1",
+    mode="truck",
+    max_weight_g=450_000,
+    daily_capacity=120,
+    cost_minor=-80,
+    carbon_g=-120,
+    changed="max_weight_g",
+    changed_at=NOON,
+)
+moved = VehicleMoved(
+    vehicle_id="V-1",
+    site_id="S-2",
+    from_site_id="S-1",
+    mode="truck",
+    service_levels=("economy", "standard"),
+    max_weight_g=500_000,
+    daily_capacity=120,
+    cost_minor=-80,
+    carbon_g=-120,
+    moved_at=NOON,
+)
+reinstated = VehicleReinstated(
+    vehicle_id="V-1", site_id="S-1", reason="repaired", reinstated_at=NOON
+)
+
+
+def test_a_vehicle_may_be_told_of_in_full() -> None:
+    given().reading(opened).when(changed(REGISTER, **FULL)).then(changed(registered, **FULL))
+
+
+def test_what_is_not_told_leaves_no_trace_in_the_bytes() -> None:
+    """Vehicles that were registered before there were such fields keep their bytes."""
+    assert not FULL.keys() & registered.model_dump(mode="json").keys()
+    assert not FULL.keys() & REGISTER.model_dump(mode="json").keys()
+
+
+def test_a_change_tells_what_is_other_and_keeps_the_rest() -> None:
+    given(registered).when(CHANGE).then(lighter)
+    given(registered, lighter).when(CHANGE).then()
+    given(registered).when(ChangeVehicle(vehicle_id="V-1", changed_at=NOON)).then()
+    told = ("vehicle_class", "gross_weight_g", "emission_class", "fuel")
+    more = {name: FULL[name] for name in told}
+    given(registered, lighter).when(ChangeVehicle(vehicle_id="V-1", changed_at=NOON, **more)).then(
+        changed(lighter, **more, changed="gross_weight_g, vehicle_class, emission_class, fuel")
+    )
+
+
+def test_what_is_told_has_to_fit_what_stays() -> None:
+    given(changed(registered, **FULL)).when(
+        ChangeVehicle(vehicle_id="V-1", mode="van", vehicle_class="N1", changed_at=NOON)
+    ).refused("vehicle.contradicts_itself", vehicle_id="V-1", field="gross_weight_g")
+    given(registered).when(
+        ChangeVehicle(vehicle_id="V-1", cost_per_km_minor=60, changed_at=NOON)
+    ).refused("vehicle.contradicts_itself", field="currency")
+
+
+def test_a_vehicle_is_moved_to_a_site_that_offers_its_levels() -> None:
+    given(registered).reading(elsewhere).when(MOVE).then(moved)
+    given(registered).reading(elsewhere).when(changed(MOVE, service_levels=("express",))).then(
+        changed(moved, service_levels=("express",))
+    )
+    given(registered).when(MOVE).refused("site.unknown", site_id="S-2")
+    given(registered).reading(elsewhere, changed(closed, site_id="S-2")).when(MOVE).refused(
+        "site.closed", site_id="S-2"
+    )
+    small = changed(elsewhere, service_levels=(ServiceLevel(code="standard"),))
+    given(registered).reading(small).when(MOVE).refused(
+        "site.service_level_not_offered", service_level="economy"
+    )
+
+
+def test_a_vehicle_is_moved_to_other_levels_of_its_own_site() -> None:
+    here = changed(MOVE, site_id="S-1")
+    given(registered).reading(opened).when(here).then()
+    given(registered).reading(opened).when(changed(here, service_levels=("express",))).then(
+        changed(moved, site_id="S-1", service_levels=("express",))
+    )
+
+
+def test_a_moved_vehicle_takes_orders_of_its_new_site_only() -> None:
+    given(placed).reading(opened, registered, moved).when(ALLOCATE).refused(
+        "vehicle.at_another_site", vehicle_id="V-1", site_id="S-2", asked="S-1"
+    )
+
+
+def test_a_retired_vehicle_is_reinstated_at_its_site() -> None:
+    given(registered, retired).reading(opened).when(REINSTATE).then(reinstated)
+    given(registered, retired, reinstated).when(RETIRE).then(retired)
+    given(registered).reading(opened).when(REINSTATE).refused("vehicle.not_retired")
+    given(registered, retired).reading(elsewhere).when(changed(REINSTATE, site_id="S-2")).refused(
+        "vehicle.at_another_site", site_id="S-1", asked="S-2"
+    )
+    given(registered, retired).reading(opened, closed).when(REINSTATE).refused("site.closed")
+
+
+@pytest.mark.parametrize("command", [CHANGE, MOVE, REINSTATE], ids=type)
+def test_what_is_not_known_is_neither_changed_nor_moved(command: Command) -> None:
+    given().reading(opened, elsewhere).when(command).refused("vehicle.unknown", vehicle_id="V-1")
+
+
+@pytest.mark.parametrize("command", [CHANGE, MOVE], ids=type)
+def test_what_was_retired_is_reinstated_first(command: Command) -> None:
+    given(registered, retired).reading(elsewhere).when(command).refused("vehicle.retired")
+
+
+def test_a_load_is_neither_too_heavy_nor_too_large_nor_too_dangerous() -> None:
+    truck = VEHICLES.fold([changed(registered, **FULL)])
+
+    def refusal(**goods: Any) -> tuple[str, Any] | None:
+        try:
+            must_carry(truck, Goods(**goods))
+        except Refused as refused:
+            return refused.code, refused.context.get("field", refused.context.get("hazard_class"))
+        return None
+
+    assert refusal() is None
+    assert refusal(weight_g=500_000, volume_cm3=8_000_000) is None
+    assert refusal(weight_g=500_001) == ("vehicle.overloaded", "weight_g")
+    assert refusal(volume_cm3=8_000_001) == ("vehicle.overloaded", "volume_cm3")
+    thinner, gas = (
+        Hazard(un_number="UN1263", hazard_class="3"),
+        Hazard(un_number="UN1965", hazard_class="2.1"),
+    )
+    assert refusal(hazards=(thinner,)) is None
+    assert refusal(hazards=(thinner, gas)) == ("vehicle.not_permitted_to_carry", "2.1")
+
+
+def test_a_permit_for_a_class_is_one_for_its_divisions_and_none_is_none() -> None:
+    gas = Goods(hazards=(Hazard(un_number="UN1965", hazard_class="2.1"),))
+    must_carry(VEHICLES.fold([changed(registered, hazard_permits=("2",))]), gas)
+    with pytest.raises(Refused, match=r"vehicle\.not_permitted_to_carry"):
+        must_carry(VEHICLES.fold([registered]), gas)
 
 
 # routes
@@ -321,6 +490,61 @@ def test_the_site_is_looked_at_before_the_vehicle() -> None:
         (RegisterVehicle, {"carbon_g": -(10**9) - 1}, "carbon_g", "greater than or equal"),
         (RegisterVehicle, {"carbon_g": 10**9 + 1}, "carbon_g", "less than or equal"),
         (RegisterVehicle, {"vehicle_id": "a/b"}, "vehicle_id", "match pattern"),
+        (RegisterVehicle, {"max_volume_cm3": 0}, "max_volume_cm3", "greater than 0"),
+        (RegisterVehicle, {"vehicle_class": "N4"}, "vehicle_class", "Input should be"),
+        (RegisterVehicle, {"vehicle_class": "e-bike"}, "vehicle_class", "a truck is of class N1"),
+        (
+            RegisterVehicle,
+            {"mode": "ship", "vehicle_class": "N3"},
+            "vehicle_class",
+            "of no class of road vehicles",
+        ),
+        (RegisterVehicle, {"gross_weight_g": 500_000}, "max_weight_g", "must be less than the"),
+        (
+            RegisterVehicle,
+            {"vehicle_class": "N1", "gross_weight_g": 3_500_001},
+            "gross_weight_g",
+            "class N1 weighs 3500000 g at the most",
+        ),
+        (
+            RegisterVehicle,
+            {"vehicle_class": "N1", "max_weight_g": 4_000_000},
+            "max_weight_g",
+            "class N1 weighs 3500000 g at the most",
+        ),
+        (
+            RegisterVehicle,
+            {"vehicle_class": "N2", "gross_weight_g": 3_500_000},
+            "gross_weight_g",
+            "class N2 weighs above",
+        ),
+        (
+            RegisterVehicle,
+            {"vehicle_class": "N3", "gross_weight_g": 12_000_000},
+            "gross_weight_g",
+            "class N3 weighs above",
+        ),
+        (RegisterVehicle, {"emission_class": "euro9"}, "emission_class", "Input should be"),
+        (
+            RegisterVehicle,
+            {"fuel": "electric", "emission_class": "euro6"},
+            "emission_class",
+            "electric does not go together with euro6",
+        ),
+        (
+            RegisterVehicle,
+            {"fuel": "diesel", "emission_class": "zero"},
+            "emission_class",
+            "diesel does not go together with zero",
+        ),
+        (RegisterVehicle, {"hazard_permits": ["3", "3"]}, "hazard_permits", "named once"),
+        (RegisterVehicle, {"hazard_permits": ["10"]}, "hazard_permits.0", "Input should be"),
+        (RegisterVehicle, {"cost_per_km_minor": -1}, "cost_per_km_minor", "greater than or equal"),
+        (RegisterVehicle, {"cost_per_km_minor": 60}, "currency", "is needed beside"),
+        (ChangeVehicle, {"max_weight_g": 0}, "max_weight_g", "greater than 0"),
+        (ChangeVehicle, {"site_id": "S-2"}, "site_id", "Extra inputs"),
+        (MoveVehicle, {"service_levels": []}, "service_levels", "at least 1 item"),
+        (ReinstateVehicle, {"reason": ""}, "reason", "at least 1 character"),
         (RetireVehicle, {"reason": ""}, "reason", "at least 1 character"),
         (ForbidRoute, {"region": "D K"}, "region", "match pattern"),
         (AllowRoute, {"region": ""}, "region", "match pattern"),
@@ -329,7 +553,9 @@ def test_the_site_is_looked_at_before_the_vehicle() -> None:
 def test_a_wrong_field_is_named_with_its_rule(
     kind: type[Command], fields: dict[str, Any], field: str, rule: str
 ) -> None:
-    [sound] = [one for one in (REGISTER, RETIRE, FORBID, ALLOW) if isinstance(one, kind)]
+    every = (REGISTER, CHANGE, MOVE, RETIRE, REINSTATE, FORBID, ALLOW)
+    [sound] = [one for one in every if isinstance(one, kind)]
+    assert problems(kind, **sound.model_dump()) == ""
     told = problems(kind, **sound.model_dump() | fields)
     assert field in told
     assert rule in told
@@ -361,6 +587,12 @@ SENT: tuple[Command, ...] = (
         service_levels=("standard",),
         registered_at=NOON,
     ),
+    changed(REGISTER, vehicle_id="V-4", **FULL),
+    changed(CHANGE, vehicle_id="V-4", emission_class="euro5"),
+    changed(MOVE, vehicle_id="V-4", service_levels=("standard",)),
+    changed(REGISTER, vehicle_id="V-5"),
+    changed(RETIRE, vehicle_id="V-5"),
+    changed(REINSTATE, vehicle_id="V-5"),
     FORBID,
     changed(FORBID, region="PL"),
     changed(FORBID, site_id="S-2"),
@@ -404,7 +636,7 @@ def test_what_is_sent_stands_in_the_tables(database: str) -> None:
                 with pytest.raises(Refused) as refusal:
                     await bus.execute(command, ana())
                 assert refusal.value.code == code
-            projector = Projector(database, TABLES)
+            projector = Projector(database, (*TABLES, FLEET))
             await projector.prepare()
             await projector.catch_up()
             await check(ReadModels(Log(pool, pool), ORGANISATION))
@@ -414,6 +646,7 @@ def test_what_is_sent_stands_in_the_tables(database: str) -> None:
         truck = await transport.get_vehicle(read, "V-1")
         assert truck is not None
         assert truck.model_dump(exclude={"last_position"}) == REGISTER.model_dump() | {
+            **dict.fromkeys(Build.model_fields),
             "service_levels": ["standard", "economy"],
             "version": 1,
             "retired": False,
@@ -425,12 +658,36 @@ def test_what_is_sent_stands_in_the_tables(database: str) -> None:
             ("V-1", "S-1", False),
             ("V-2", "S-2", True),
             ("V-3", "S-1", True),
+            ("V-4", "S-2", False),
+            ("V-5", "S-1", False),
         ]
+        told = {name: getattr(vehicles.items[3], name) for name in FULL}
+        assert told == FULL | {"hazard_permits": ["3", "8"], "emission_class": "euro5"}
+        assert (vehicles.items[3].max_weight_g, vehicles.items[3].service_levels) == (
+            450_000,
+            ["standard"],
+        )
+        assert (vehicles.items[4].retired_at, vehicles.items[4].retire_reason) == (None, None)
+
+        async def ids(**query: Any) -> list[str]:
+            return [one.vehicle_id for one in (await transport.list_vehicles(read, **query)).items]
+
+        assert await ids(vehicle_class="N2") == ["V-4"]
+        assert await ids(weight_g=450_000) == ["V-1", "V-4", "V-5"]
+        assert await ids(weight_g=450_001) == ["V-1", "V-5"]
+        assert await ids(volume_cm3=8_000_000) == ["V-4"]
+        assert await ids(search="v-4") == ["V-4"]
+        assert await ids(search="%") == []
+        assert await ids(sort="-max_volume_cm3", limit=5) == ["V-5", "V-3", "V-2", "V-1", "V-4"]
         assert (vehicles.items[2].retired_at, vehicles.items[2].retire_reason) == (NOON, "sold")
         assert vehicles.items[1].retired_at is None
         first = await transport.list_vehicles(read, site_id="S-1", limit=1)
         rest = await transport.list_vehicles(read, site_id="S-1", cursor=first.next_cursor)
-        assert [one.vehicle_id for one in (*first.items, *rest.items)] == ["V-1", "V-3"]
+        assert [one.vehicle_id for one in (*first.items, *rest.items)] == [
+            "V-1",
+            "V-3",
+            "V-5",
+        ]
         routes = await transport.list_routes(read)
         assert [(one.site_id, one.region, one.forbidden) for one in routes.items] == [
             ("S-1", "DK", False),
@@ -450,9 +707,22 @@ def test_what_is_sent_stands_in_the_tables(database: str) -> None:
         rows = connection.execute(
             "SELECT topic, count(*) FROM events WHERE topic LIKE 'transport.%' GROUP BY 1"
         ).fetchall()
+        candidates = connection.execute(
+            "SELECT vehicle_id, site_id, max_weight_g, service_levels, retired "
+            "FROM read_models.feature_vehicles WHERE vehicle_id IN ('V-4', 'V-5') ORDER BY 1, 2"
+        ).fetchall()
+    # What decisions choose from: a moved vehicle is gone at the one site and there at the other.
+    assert candidates == [
+        ("V-4", "S-1", 450_000, "standard,economy", True),
+        ("V-4", "S-2", 450_000, "standard", False),
+        ("V-5", "S-1", 500_000, "standard,economy", False),
+    ]
     assert dict(rows) == {
-        "transport.VehicleRegistered.v1": 3,
-        "transport.VehicleRetired.v1": 2,
+        "transport.VehicleRegistered.v1": 5,
+        "transport.VehicleChanged.v1": 1,
+        "transport.VehicleMoved.v1": 1,
+        "transport.VehicleRetired.v1": 3,
+        "transport.VehicleReinstated.v1": 1,
         "transport.RouteForbidden.v1": 3,
         "transport.RouteAllowed.v1": 1,
     }
@@ -504,6 +774,55 @@ def test_a_vehicle_over_http(client: httpx.Client) -> None:
     then = client.get("/vehicles/V-1", params={"as_of": gone["position"] - 1})
     assert found(then) == row
     assert_problem(client.get("/vehicles/V-9"), 404, "not-found")
+
+
+def test_a_vehicle_is_changed_moved_and_reinstated_over_http(client: httpx.Client) -> None:
+    accepted(client.post("/sites", json={"site_id": "S-2"}))
+    rates: dict[str, Any] = {
+        "cost_per_km_minor": 55,
+        "currency": "EUR",
+        "max_volume_cm3": 6_000_000,
+    }
+    accepted(client.post("/vehicles", json=vehicle(vehicle_class="N1", **rates)))
+    change = {"fuel": "electric", "emission_class": "zero", "hazard_permits": ["9"]}
+    accepted(client.post("/vehicles/V-1/change", json=change))
+    wrong = client.post("/vehicles/V-1/change", json={"gross_weight_g": 3_600_000})
+    body = assert_problem(wrong, 422, "vehicle.contradicts_itself")
+    assert body["context"]["field"] == "gross_weight_g"
+    accepted(client.post("/vehicles/V-1/move", json={"site_id": "S-2"}))
+    assert_problem(client.post("/vehicles/V-1/move", json={"site_id": "S-9"}), 404, "site.unknown")
+    accepted(client.post("/vehicles/V-1/retire", json={"reason": "sold"}))
+    again = {"site_id": "S-1", "reason": "bought back"}
+    assert_problem(
+        client.post("/vehicles/V-1/reinstate", json=again), 422, "vehicle.at_another_site"
+    )
+    sent = accepted(client.post("/vehicles/V-1/reinstate", json=again | {"site_id": "S-2"}))
+    query = {"min_position": sent["position"]}
+    row = found(client.get("/vehicles/V-1", params=query))
+    assert row | change | rates == row
+    assert (row["site_id"], row["retired"], row["version"]) == ("S-2", False, 5)
+    lists = {
+        "vehicle_class=N1&carries_volume_cm3=6000000": 1,
+        "carries_volume_cm3=6000001": 0,
+        "carries_weight_g=1": 0,
+        "search=v-1&site_id=S-2": 1,
+    }
+    for asked, count in lists.items():
+        assert len(found(client.get(f"/vehicles?{asked}"))["items"]) == count, asked
+    assert_problem(client.get("/vehicles?vehicle_class=N9"), 422, "invalid")
+    assert_problem(client.get("/vehicles?carries_weight_g=-1"), 422, "invalid")
+    entries = found(client.get("/vehicles/V-1/history"))["items"]
+    assert [entry["what"] for entry in entries] == [
+        "VehicleRegistered",
+        "VehicleChanged",
+        "VehicleMoved",
+        "VehicleRetired",
+        "VehicleReinstated",
+    ]
+    assert entries[1]["sentence"] == (
+        "Vehicle V-1 of site S-1 was changed: emission_class, fuel, hazard_permits"
+    )
+    assert_problem(client.get("/vehicles/V-9/history"), 404, "not-found")
 
 
 def test_routes_over_http(client: httpx.Client) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -35,7 +35,7 @@ from domain.decisions import (
     Weights,
 )
 from domain.errors import Refused
-from domain.inventory import SiteOpened, StockReceived
+from domain.inventory import StockReceived
 from domain.models import ModelDeployed
 from domain.orders import (
     ORDERS,
@@ -47,6 +47,7 @@ from domain.orders import (
     ShipOrder,
     Status,
 )
+from domain.sites import SiteOpened
 from domain.values import Event
 from eventstore import StoredEvent
 from ml.fulfilment import FULFILMENT
@@ -213,6 +214,7 @@ _made: Mapping[type[Event], st.SearchStrategy[Any]] = {
 def test_what_earlier_code_wrote_reads_as_the_same_event(kind: type[Event]) -> None:
     """Decoded, as bytes and as JSON: one event, whichever version its bytes are of."""
 
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(_made[kind], st.integers(0, 1))
     def reads_the_same(event: Event, turn: int) -> None:
         topic, state = PAST.encode(event)

@@ -24,7 +24,8 @@ from commands import Context
 from commands.delivering import Deliverer
 from commands.webhook_messages import Webhooks
 from domain.access import Role
-from domain.inventory import OpenSite, ReceiveStock
+from domain.inventory import ReceiveStock
+from domain.sites import OpenSite
 from domain.values import Command
 from domain.webhooks import RegisterWebhook
 from eventstore import Receipt, prepare_database

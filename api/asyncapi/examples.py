@@ -27,6 +27,16 @@ _FIELDS: Mapping[str, str] = {
     "site_id": "S-AMS",
     "sku": "SKU-001",
     "vehicle_id": "V-AMS-VAN",
+    "assignment_id": "A-1",
+    "client_id": "C-1",
+    "shipment_id": "P-1",
+    "rule_id": "LEZ",
+    "plan_id": "TP-1",
+    "tour_id": "TP-1.1",
+    "mode": "van",
+    "fuel": "diesel",
+    "scenario_id": "surge-in-spring",
+    "metric_id": "M-1",
     "decision_id": "D-1",
     "task_id": "T-1",
     "kind": "fulfilment",
@@ -35,6 +45,12 @@ _FIELDS: Mapping[str, str] = {
     "invitation_id": "I-1",
     "key_id": "K-1",
     "webhook_id": "W-1",
+    "schedule_id": "nightly-training",
+    "retry_of": "T-1",
+    "alert_id": "A-0f8fad5bd9cb469fa165708677289501",
+    "alert_kind": "order_late",
+    "reader": "local:6f1b7a52-0c35-4c1e-9d57-0d4a5a3c8f11",
+    "subscriber": "local:6f1b7a52-0c35-4c1e-9d57-0d4a5a3c8f11",
 }
 
 
@@ -79,7 +95,8 @@ def command(post: Post) -> dict[str, Any]:
             "authorization": "Bearer eyJhbGciOiJIUzI1NiJ9.e30.sig",
             "traceparent": f"00-{_TRACE.hex}-00f067aa0ba902b7-01",
         },
-        "payload": {field: _FIELDS[field] for field in path_fields(post)} | dict(post.example),
+        "payload": {field: _FIELDS[field] for field in (*path_fields(post), *post.caller)}
+        | dict(post.example),
     }
 
 

@@ -27,11 +27,13 @@ _log = structlog.get_logger(__name__)
 
 
 class Letter(NamedTuple):
-    """A mail in plain text."""
+    """A mail in plain text. ``name``: by which a letter that is sent again is known to be the same
+    (the left part of its Message-ID); made up where it is None."""
 
     to: str
     subject: str
     text: str
+    name: str | None = None
 
 
 class MailNotSent(Exception):
@@ -124,7 +126,10 @@ class SmtpMail:
         message["To"] = letter.to
         message["Subject"] = letter.subject
         message["Date"] = formatdate()
-        message["Message-ID"] = make_msgid(domain=self._sender.rpartition("@")[2].strip(">"))
+        domain = self._sender.rpartition("@")[2].strip(">")
+        message["Message-ID"] = (
+            make_msgid(domain=domain) if letter.name is None else f"<{letter.name}@{domain}>"
+        )
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(letter.text)
         try:

@@ -52,6 +52,8 @@ class Commands(LoadedGroup):
         "members": "members:app",
         "keys": "keys:app",
         "tasks": "tasks:app",
+        "schedules": "schedules:app",
+        "alerts": "alerts:app",
         "events": "events:app",
         "openapi": "openapi:openapi",
         "kafka": "kafka:app",

@@ -25,6 +25,9 @@ def import_data(
     rejects: Annotated[
         Path | None, typer.Option(help="Where rejected rows are told; MAPPING-rejects.csv.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would go in; store nothing.")
+    ] = False,
     organisation: Organisation = None,
     json: Json = False,
 ) -> None:
@@ -55,6 +58,7 @@ def import_data(
                 actor=operator(),
                 rejects=target,
                 on_progress=show,
+                dry_run=dry_run,
             )
 
     try:
@@ -65,13 +69,14 @@ def import_data(
         emit(report)
         return
     table(
-        f"Imported {declared.name}",
+        f"{'Would import' if dry_run else 'Imported'} {declared.name}",
         ("file", "rows", "rejected"),
         [(file, f"{n:,}", report.rejected_rows.get(file, 0)) for file, n in report.rows.items()],
     )
     progress = report.progress
+    done = "would be stored" if dry_run else "stored"
     console.print(
-        f"{progress.total:,} commands: [green]{progress.stored:,} stored[/], "
+        f"{progress.total:,} commands: [green]{progress.stored:,} {done}[/], "
         f"{progress.repeated:,} known before, {progress.rejected:,} rejected; "
         f"{report.seconds:.1f} s, {report.per_second:,.0f} commands/s"
     )

@@ -10,6 +10,7 @@ from typing import Any
 from rich.markup import escape
 
 from chainlytics.cli.console import console, table
+from domain.decisions import RULE_BASED
 from domain.values import money
 from ml.catalogue import KINDS
 from ml.explaining import ExplainedCandidate, Explanation, name_of
@@ -107,8 +108,12 @@ def show_decision(made: Mapping[str, Any], explained: Mapping[str, Any]) -> None
         _line(
             "How sure",
             f"{made['confidence']:.1%} that it {does} {_warning(made['kind'])} (calibrated); "
-            f"{made['role']} {made['model_hash'][:12]}, as of log position {made['as_of']:,}",
+            f"{_by(made)} {made['model_hash'][:12]}, as of log position {made['as_of']:,}",
         )
+
+
+def _by(made: Mapping[str, Any]) -> str:
+    return "rule-based, no model:" if made["role"] == RULE_BASED else str(made["role"])
 
 
 def show_explanation(explanation: Explanation) -> None:
@@ -121,7 +126,7 @@ def show_explanation(explanation: Explanation) -> None:
     console.print(
         f"\nbase + contributions = margin {holds}: off by {explanation.additivity_error:.1e} at "
         f"the most ({explanation.additivity_tolerance:.0e} is allowed); "
-        f"model {explanation.model_hash[:12]}"
+        f"{'rule' if explanation.role == RULE_BASED else 'model'} {explanation.model_hash[:12]}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The whole story on a year of orders: import, train, serve, decide, replay, rebuild."""
+"""The whole story on a year of orders: import, train, serve, decide, simulate, a day, replay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Annotated, Any
@@ -19,10 +18,11 @@ import httpx
 import typer
 from rich.markup import escape
 
-from api.tokens import Issuer
 from chainlytics.application import Application
 from chainlytics.cli.console import CliError, bar, console, run, table
 from chainlytics.cli.decision_views import show_decision, show_replay
+from chainlytics.cli.demo_day import Day, simulate
+from chainlytics.cli.frontend import Frontend
 from chainlytics.cli.model_views import show_training
 from chainlytics.cli.models import train_and_register
 from chainlytics.settings import Settings
@@ -30,7 +30,6 @@ from commands.bulk import Progress, Sender, send_all
 from commands.importer import import_directory
 from commands.mapping import read_mapping, shipped_mappings
 from commands.sample_year import sample_year
-from domain.access import Role
 from ml.fulfilment import FULFILMENT
 from ml.replay import replay
 from projections.catalogue import TABLES
@@ -86,7 +85,7 @@ async def _tell(
     orders: int,
     decisions: int,
 ) -> None:
-    planner, boss = (_Frontend(client, settings, name) for name in ("planner", "boss"))
+    planner, boss = (Frontend(client, settings, name) for name in ("planner", "boss"))
     console.rule("1. A year of orders, through the command path", align="left")
     start = perf_counter()
     sent = await (
@@ -116,7 +115,17 @@ async def _tell(
     show_decision(shown["made"], shown["explained"])
     await _look_further(planner, settings, shown["decision_id"])
 
-    console.rule("4. An auditor replays every decision", align="left")
+    console.rule("4. A simulation: what if demand rose and a site were closed?", align="left")
+    start = perf_counter()
+    told = await simulate(planner, settings.home)
+    times["simulate"] = (perf_counter() - start, told)
+
+    console.rule("5. A day: orders, stock, tours, an alert", align="left")
+    start = perf_counter()
+    tours, alert = await Day(planner, settings.home).run()
+    times["a day"] = (perf_counter() - start, f"{tours}; {alert}")
+
+    console.rule("6. An auditor replays every decision", align="left")
     start = perf_counter()
     with bar("replaying") as update:
         found = await replay(
@@ -129,39 +138,12 @@ async def _tell(
     if same != len(found):
         raise CliError("a decision is not the same as on the log")
 
-    console.rule("5. An analyst rebuilds a read model beside the live one", align="left")
+    console.rule("7. An analyst rebuilds a read model beside the live one", align="left")
     start = perf_counter()
     with bar("rebuilding order_summary") as update:
         events = await app.projector.rebuild(TABLES["order_summary"], update)
     seconds = perf_counter() - start
     times["rebuild order_summary"] = (seconds, f"{events:,} events, {events / seconds:,.0f}/s")
-
-
-class _Frontend:
-    """A user with a token, talking HTTP as a frontend would."""
-
-    def __init__(self, client: httpx.AsyncClient, settings: Settings, actor: str) -> None:
-        self._client = client
-        bearer = Issuer(settings.issuer_secret()).issue(
-            subject=actor,
-            organisation_id=settings.organisation_id,
-            roles=frozenset({Role.ADMIN}),
-            ttl=timedelta(hours=1),
-        )
-        self._headers = {"Authorization": f"Bearer {bearer}"}
-
-    async def post(self, path: str, body: dict[str, Any], key: str | None = None) -> Any:
-        headers = self._headers | {"Idempotency-Key": key or str(uuid4())}
-        return self._checked(await self._client.post(path, json=body, headers=headers))
-
-    async def get(self, path: str, **query: Any) -> Any:
-        return self._checked(await self._client.get(path, params=query, headers=self._headers))
-
-    @staticmethod
-    def _checked(response: httpx.Response) -> Any:
-        if response.is_error:
-            raise CliError(f"{response.request.url.path}: {response.status_code} {response.text}")
-        return response.json() if "json" in response.headers["content-type"] else response.text
 
 
 async def _send_year(app: Application, settings: Settings, orders: int) -> Progress:
@@ -192,7 +174,7 @@ async def _send_olist(app: Application, settings: Settings, directory: Path) -> 
     return report.progress
 
 
-async def _wait_until_read(client: httpx.AsyncClient, user: _Frontend, head: int) -> int:
+async def _wait_until_read(client: httpx.AsyncClient, user: Frontend, head: int) -> int:
     with bar("read models catch up") as update:
         while True:
             states = await user.get("/projections")
@@ -203,19 +185,17 @@ async def _wait_until_read(client: httpx.AsyncClient, user: _Frontend, head: int
             await asyncio.sleep(0.2)
 
 
-async def _champion(
-    app: Application, settings: Settings, planner: _Frontend, boss: _Frontend
-) -> str:
+async def _champion(app: Application, settings: Settings, planner: Frontend, boss: Frontend) -> str:
     live = (await planner.get("/models/live", kind=FULFILMENT.name))["items"]
     for model in live:
         if model["role"] == "champion":
             console.print(f"model {model['model_hash'][:12]} is deployed already")
             return str(model["model_hash"])
-    trained = await train_and_register(app, settings, FULFILMENT, "planner", quiet=False)
+    trained = await train_and_register(app, settings, FULFILMENT.name, "planner", quiet=False)
     show_training(trained)
     proposed = trained.registration
     model_hash = proposed.model_hash
-    worse = proposed.metrics.log_loss > proposed.baseline.log_loss
+    worse = proposed.metrics.fit_worse_than(proposed.baseline)
     await boss.post(f"/models/{model_hash}/approve", {"accept_worse": worse})
     await planner.post(f"/models/{model_hash}/deploy", {})
     approved = "approved by boss" + (" although worse than the baseline" if worse else "")
@@ -223,7 +203,7 @@ async def _champion(
     return model_hash
 
 
-async def _decide(user: _Frontend, count: int) -> list[str]:
+async def _decide(user: Frontend, count: int) -> list[str]:
     """Place an order like the latest one, ask for its decision and those of open orders."""
     latest = (await user.get("/orders", limit=1))["items"][0]
     like = await user.get(f"/orders/{latest['order_id']}")
@@ -251,13 +231,13 @@ async def _decide(user: _Frontend, count: int) -> list[str]:
     return decided
 
 
-async def _to_show(user: _Frontend, decided: list[str]) -> dict[str, Any]:
+async def _to_show(user: Frontend, decided: list[str]) -> dict[str, Any]:
     """The first decision that chose something; the first of all where none did."""
     details = [await user.get(f"/decisions/{decision_id}") for decision_id in decided]
     return next((one for one in details if one["made"]["chosen"] is not None), details[0])
 
 
-async def _look_further(user: _Frontend, settings: Settings, decision_id: str) -> None:
+async def _look_further(user: Frontend, settings: Settings, decision_id: str) -> None:
     """What would have turned a decision, and its score as a picture."""
     turned = await user.get(f"/decisions/{decision_id}/counterfactual")
     console.print(f"[bold]What if[/]     {escape(turned['sentence'])}")
@@ -272,7 +252,7 @@ def _order_like(like: dict[str, Any], order_id: str) -> dict[str, Any]:
     return {name: placed[name] for name in names} | {"order_id": order_id}
 
 
-async def _answered(user: _Frontend, decision_id: str) -> None:
+async def _answered(user: Frontend, decision_id: str) -> None:
     give_up = monotonic() + 60
     while monotonic() < give_up:
         try:

@@ -16,6 +16,7 @@ from domain.errors import Refused
 from domain.models import (
     ApproveModel,
     DeployModel,
+    ModelRegistered,
     ResumeModel,
     RetireModel,
     Role,
@@ -70,10 +71,11 @@ def approve(
                 raise
         model = await get_model(ReadModels(app.log, settings.organisation_id), full)
         assert model is not None
-        own, baseline = (model.registered[name]["log_loss"] for name in ("metrics", "baseline"))
+        registered = ModelRegistered.model_validate(model.registered)
+        name, own, baseline = registered.metrics.against(registered.baseline)
         raise CliError(
-            f"model {full[:12]}: its probabilities fit the later cases worse than the baseline's "
-            f"(log loss {own:.4f}, the baseline's {baseline:.4f}; lower is better); "
+            f"model {full[:12]}: it fits the later cases worse than the baseline "
+            f"({name} {own:.4f}, the baseline's {baseline:.4f}; lower is better); "
             "--accept-worse approves it nevertheless"
         )
 
@@ -152,7 +154,7 @@ def withdraw(
     actor: Actor = None,
     json: Json = False,
 ) -> None:
-    """End a model's role; it may be deployed again. Without a champion a kind decides nothing."""
+    """End a model's role; it may be deployed again. Without a champion the kind's rule decides."""
     now = datetime.now(UTC)
     _send(
         lambda full: WithdrawModel(model_hash=full, reason=reason, withdrawn_at=now),

@@ -15,6 +15,8 @@ from readmodels.models import ModelDetail
 _BETTER: Mapping[str, str] = {
     "auc": "higher is better",
     "log_loss": "lower is better",
+    "mae": "lower is better",
+    "rmse": "lower is better",
     "brier": "lower is better",
     "accuracy": "higher is better",
     "calibration_error": "lower is better",
@@ -80,12 +82,14 @@ def _figures(model_hash: str, split: str, metrics: Metrics, baseline: Metrics) -
     rows = [
         (name, _BETTER.get(name), getattr(metrics, name), getattr(baseline, name))
         for name in Metrics.model_fields
+        if getattr(metrics, name) is not None
     ]
     columns = ("", "", "model", "baseline")
     table(f"Model {model_hash[:12]} on the later cases, from {split} on", columns, rows)
-    if metrics.log_loss > baseline.log_loss:
+    if metrics.fit_worse_than(baseline):
+        name, own, other = metrics.against(baseline)
         console.print(
-            f"[yellow]Its probabilities fit worse than the baseline's: log loss "
-            f"{metrics.log_loss:.4f}, the baseline's {baseline.log_loss:.4f}. Only --accept-worse "
+            f"[yellow]It fits worse than the baseline: {name} "
+            f"{own:.4f}, the baseline's {other:.4f}. Only --accept-worse "
             "approves it.[/] More history, or what the log does not hold yet, may help."
         )

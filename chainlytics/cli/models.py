@@ -11,7 +11,7 @@ import typer
 
 from chainlytics.application import Application
 from chainlytics.cli import deployments
-from chainlytics.cli.acting import Actor, AnyKind, KindOption, context, kind_of, reading
+from chainlytics.cli.acting import Actor, AnyKind, context, reading
 from chainlytics.cli.console import (
     CliError,
     Json,
@@ -27,9 +27,9 @@ from chainlytics.cli.model_views import show_model, show_training
 from chainlytics.settings import Settings
 from domain.errors import Refused
 from ml.catalogue import KINDS
-from ml.kind import Kind
 from ml.model_card import card, story_of
-from ml.models import NotEnoughHistory, Trained, train
+from ml.models import NotEnoughHistory, Trained
+from ml.training import TRAINABLE, trainer
 from readmodels.database import ReadModels
 from readmodels.models import (
     Deployment,
@@ -47,6 +47,9 @@ from readmodels.page import MAX_LIMIT
 from readmodels.past import NotAMoment, NotInThePast, Past, moment_of
 
 T = TypeVar("T")
+TrainedKind = Annotated[
+    str, typer.Option("--kind", help="The kind of decision, or of number such as demand.")
+]
 
 app = typer.Typer(
     no_args_is_help=True, help="Models: train, list, read, approve, deploy, withdraw, stop."
@@ -55,18 +58,17 @@ app.command()(measure)
 
 
 async def train_and_register(
-    app: Application, settings: Settings, kind: Kind, actor: str | None, *, quiet: bool
+    app: Application, settings: Settings, kind: str, actor: str | None, *, quiet: bool
 ) -> Trained:
     """Train on the organisation's log and propose the model; one known already is left as it is."""
     with bar("reading the log", quiet=quiet) as update:
-        trained = await train(
+        trained = await trainer(kind)(
             app.url,
             app.log,
             app.artifacts,
             settings.organisation_id,
-            kind,
-            datetime.now(UTC),
-            update,
+            at=datetime.now(UTC),
+            report=update,
         )
     try:
         await app.bus.execute(trained.registration, context(settings, actor))
@@ -78,16 +80,17 @@ async def train_and_register(
 
 @app.command("train")
 def train_model(
-    kind: KindOption = "fulfilment",
+    kind: TrainedKind = "fulfilment",
     organisation: Organisation = None,
     actor: Actor = None,
     json: Json = False,
 ) -> None:
     """Train a model from the log, judge it by later cases, propose it."""
-    declared = kind_of(kind)
+    if kind not in TRAINABLE:
+        raise CliError(f"kind {kind!r} is not known; there are {', '.join(TRAINABLE)}")
 
     async def work(app: Application, settings: Settings) -> Trained:
-        return await train_and_register(app, settings, declared, actor, quiet=json)
+        return await train_and_register(app, settings, kind, actor, quiet=json)
 
     try:
         trained = run(work, organisation)

@@ -59,6 +59,7 @@ from eventstore.witnesses.addresses import witnesses_of
 from ml.bundle import Bundles
 from ml.hypotheses import Hypotheses
 from ml.replay import Replayed, replay
+from readmodels.exports import Exports
 from readmodels.past import Past
 from readmodels.positions import Positions
 
@@ -233,6 +234,7 @@ async def open_parts(
             webhooks=webhooks_of(parts, settings),
             retention=settings.retention,
             uploads=Uploads(parts.log),
+            exports=Exports(),
             upload_bytes=settings.upload_bytes,
             probe=probe,
             pools=lambda: {
@@ -368,6 +370,10 @@ def _workers_in_thread(url: str, settings: Settings) -> Iterator[None]:
                         spans=spans,
                         tasks=tools_of(url, settings),
                         tasks_at_once=settings.tasks_at_once,
+                        tasks_of_kind=settings.tasks_of_kind(),
+                        schedules=True,
+                        alerts=True,
+                        mail=settings.mail_adapter(),
                     )
                     group.create_task(workers, name="workers")
                     group.create_task(deliver(url, settings), name="webhooks")

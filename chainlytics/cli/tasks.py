@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Annotated
+from uuid import uuid4
 
 import typer
 
@@ -16,10 +17,12 @@ from chainlytics.cli.server import HealthPort, run_worker
 from chainlytics.settings import Settings
 from chainlytics.tasks import tools_of
 from chainlytics.telemetry import following
-from domain.tasks import CancelTask, Kind, State
+from domain.tasks import CancelTask, PrioritiseTask, RetryTask, State
+from domain.work import Kind
 from eventstore import Receipt
 from readmodels.database import ReadModels
 from readmodels.page import MAX_LIMIT
+from readmodels.task_queue import Done, QueueOverview, Worker, queue_overview
 from readmodels.tasks import TaskSummary, get_task, summary
 from readmodels.tasks import list_tasks as list_page
 
@@ -27,10 +30,38 @@ app = typer.Typer(no_args_is_help=True, help="Tasks: long work, its worker, and 
 _LOOK_S = 0.5
 
 
+def _kinds(text: str | None) -> frozenset[Kind] | None:
+    """The kinds of ``simulation,training``; None: all.
+
+    Raises:
+        CliError: there is no such kind.
+    """
+    if text is None:
+        return None
+    known = {kind.value: kind for kind in Kind}
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        told = ", ".join(unknown) or "none"
+        raise CliError(f"--kinds {told}: there are {', '.join(known)}")
+    return frozenset(known[name] for name in names)
+
+
 @app.command("run")
-def run_tasks(health_port: HealthPort = None) -> None:
-    """Run a worker of tasks alone. Several share the work; one that dies loses nothing."""
+def run_tasks(
+    kinds: Annotated[
+        str | None,
+        typer.Option(help="Do tasks of these kinds only, with commas between; of all without it."),
+    ] = None,
+    at_once: Annotated[
+        int | None, typer.Option(min=1, max=64, help="So many at the same time.")
+    ] = None,
+    health_port: HealthPort = None,
+) -> None:
+    """Run a worker of tasks alone, which fires schedules and raises alerts too. Several share the
+    work; one that dies loses nothing."""
     settings = Settings()
+    chosen = _kinds(kinds)
 
     async def work(url: str) -> None:
         await run_workers(
@@ -39,7 +70,12 @@ def run_tasks(health_port: HealthPort = None) -> None:
             consumer=False,
             spans=spans,
             tasks=tools_of(url, settings),
-            tasks_at_once=settings.tasks_at_once,
+            tasks_at_once=at_once or settings.tasks_at_once,
+            tasks_kinds=chosen,
+            tasks_of_kind=settings.tasks_of_kind(),
+            schedules=True,
+            alerts=True,
+            mail=settings.mail_adapter(),
         )
 
     with following(settings, "tasks") as spans:
@@ -95,6 +131,61 @@ def cancel(
         return await app.bus.execute(command, context(settings, actor))
 
     taken(run(work, organisation), f"task {task_id} is told to stop", json)
+
+
+@app.command()
+def prioritise(
+    task_id: str,
+    priority: Annotated[int, typer.Argument(min=0, max=9, help="9 is done first.")],
+    organisation: Organisation = None,
+    actor: Actor = None,
+    json: Json = False,
+) -> None:
+    """Give a task that waits another priority."""
+
+    async def work(app: Application, settings: Settings) -> Receipt:
+        command = PrioritiseTask(
+            task_id=task_id, priority=priority, prioritised_at=datetime.now(UTC)
+        )
+        return await app.bus.execute(command, context(settings, actor))
+
+    taken(run(work, organisation), f"task {task_id} has priority {priority}", json)
+
+
+@app.command()
+def retry(
+    task_id: str,
+    organisation: Organisation = None,
+    actor: Actor = None,
+    json: Json = False,
+) -> None:
+    """Ask once more for what a task was to do that failed or was stopped."""
+    again = str(uuid4())
+
+    async def work(app: Application, settings: Settings) -> Receipt:
+        command = RetryTask(task_id=again, retry_of=task_id, requested_at=datetime.now(UTC))
+        return await app.bus.execute(command, context(settings, actor))
+
+    taken(run(work, organisation), f"task {task_id} is asked for once more, as {again}", json)
+
+
+@app.command()
+def queue(organisation: Organisation = None, json: Json = False) -> None:
+    """Show the queue at a glance: what waits and runs, who works, what the last hour brought."""
+
+    async def work(app: Application, settings: Settings) -> QueueOverview:
+        return await queue_overview(await reading(app, settings))
+
+    found = run(work, organisation)
+    if json:
+        emit(found)
+        return
+    oldest = "" if found.oldest_wait_s is None else f", the oldest for {found.oldest_wait_s:,.0f} s"
+    console.print(f"{found.waiting} wait{oldest}; {found.running} run", highlight=False)
+    columns = ("kind", "priority", "waiting", "running", "oldest_at")
+    rows("Queue", list(found.by_kind), False, columns)
+    rows("Last hour", list(found.last_hour), False, tuple(Done.model_fields))
+    rows("Workers", list(found.workers), False, tuple(Worker.model_fields))
 
 
 @app.command()

@@ -1,0 +1,215 @@
+"""An order of two lines in a site's hands, for the specifications of what becomes of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from domain.inventory import (
+    StockPicked,
+    StockReceived,
+    StockReleased,
+    StockReserved,
+)
+from domain.order_events import (
+    LinePart,
+    LineSite,
+    OrderAllocated,
+    OrderBackordered,
+    OrderLine,
+    OrderPartShipped,
+    OrderPicked,
+    OrderPlaced,
+    OrderReserved,
+    OrderShipped,
+    ShipmentDelivered,
+)
+from domain.sites import ServiceLevel, SiteClosed, SiteOpened
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+PROMISED = NOON + 5 * DAY
+
+placed = OrderPlaced(
+    order_id="O-1",
+    customer_id="C-1",
+    currency="EUR",
+    lines=(
+        OrderLine(
+            line_no=1,
+            sku="A",
+            quantity=Decimal(10),
+            unit_price_minor=150,
+            weight_g=200,
+            volume_cm3=50,
+        ),
+        OrderLine(line_no=2, sku="B", quantity=Decimal(4), unit_price_minor=1000, weight_g=100),
+    ),
+    lines_known=True,
+    units=Decimal(14),
+    goods_minor=5500,
+    freight_minor=0,
+    weight_g=2400,
+    region="SP",
+    placed_at=NOON,
+    promised_at=PROMISED,
+)
+allocated = OrderAllocated(
+    order_id="O-1",
+    site_id="S-1",
+    service_level="standard",
+    line_sites=(LineSite(line_no=1, site_id="S-1"), LineSite(line_no=2, site_id="S-1")),
+    decision_id=None,
+    region="SP",
+    allocated_at=NOON + HOUR,
+    vehicle_id="V-1",
+)
+opened = SiteOpened(
+    site_id="S-1",
+    name=None,
+    region=None,
+    service_levels=(ServiceLevel(code="standard"),),
+    daily_capacity=None,
+    opened_at=None,
+)
+closed = SiteClosed(site_id="S-1", reason="fire", closed_at=None)
+
+
+def changed(event: Any, **fields: Any) -> Any:
+    return event.model_copy(update=fields)
+
+
+def came(sku: str, quantity: int, site_id: str = "S-1") -> StockReceived:
+    return StockReceived(site_id=site_id, sku=sku, quantity=Decimal(quantity), received_at=NOON)
+
+
+def aside(sku: str, quantity: int, order_id: str = "O-1", at: datetime = NOON) -> StockReserved:
+    return StockReserved(
+        site_id="S-1", sku=sku, quantity=Decimal(quantity), order_id=order_id, reserved_at=at
+    )
+
+
+def free(sku: str, quantity: int, order_id: str = "O-1", at: datetime = NOON) -> StockReleased:
+    return StockReleased(
+        site_id="S-1", sku=sku, quantity=Decimal(quantity), order_id=order_id, released_at=at
+    )
+
+
+def taken(sku: str, quantity: int, at: datetime, order_id: str = "O-1") -> StockPicked:
+    return StockPicked(
+        site_id="S-1",
+        sku=sku,
+        quantity=Decimal(quantity),
+        order_id=order_id,
+        picked_at=at,
+        reserved=Decimal(quantity),
+    )
+
+
+def part(
+    line_no: int,
+    quantity: int,
+    reserved: int = 0,
+    backordered: int = 0,
+    site_id: str = "S-1",
+    picked: int = 0,
+) -> LinePart:
+    return LinePart(
+        line_no=line_no,
+        sku="AB"[line_no - 1],
+        site_id=site_id,
+        quantity=Decimal(quantity),
+        reserved=Decimal(reserved),
+        backordered=Decimal(backordered),
+        picked=Decimal(picked),
+    )
+
+
+def by_hand(*parts: LinePart, order_id: str = "O-1") -> OrderPicked:
+    return OrderPicked(
+        order_id=order_id,
+        site_id="S-1",
+        lines=parts,
+        units=sum((one.quantity for one in parts), Decimal(0)),
+        reserved=sum((one.reserved for one in parts), Decimal(0)),
+        backordered=sum((one.backordered for one in parts), Decimal(0)),
+        picked_at=NOON,
+    )
+
+
+def kept(*parts: LinePart, order_id: str = "O-1", at: datetime = NOON) -> OrderReserved:
+    units = sum((one.quantity for one in parts), Decimal(0))
+    return OrderReserved(order_id=order_id, lines=parts, units=units, reserved_at=at)
+
+
+def waits(
+    line_no: int, quantity: int, order_id: str = "O-1", at: datetime = NOON
+) -> OrderBackordered:
+    return OrderBackordered(
+        order_id=order_id,
+        line_no=line_no,
+        sku="AB"[line_no - 1],
+        site_id="S-1",
+        quantity=Decimal(quantity),
+        backordered_at=at,
+    )
+
+
+def left(
+    shipment_id: str, *parts: LinePart, at: datetime = NOON + 3 * HOUR, weight_g: int = 0
+) -> OrderPartShipped:
+    return OrderPartShipped(
+        order_id="O-1",
+        shipment_id=shipment_id,
+        site_id="S-1",
+        service_level="standard",
+        region="SP",
+        carrier="DHL",
+        vehicle_id="V-1",
+        lines=parts,
+        units=sum((one.quantity for one in parts), Decimal(0)),
+        reserved=sum((one.reserved for one in parts), Decimal(0)),
+        weight_g=weight_g,
+        placed_at=NOON,
+        promised_at=PROMISED,
+        shipped_at=at,
+        handling_s=int((at - NOON - HOUR).total_seconds()),
+        out_of_order=False,
+    )
+
+
+def ended(parts: int, at: datetime = NOON + 3 * HOUR) -> OrderShipped:
+    return OrderShipped(
+        order_id="O-1",
+        site_id="S-1",
+        service_level="standard",
+        region="SP",
+        carrier=None,
+        shipped_at=at,
+        handling_s=int((at - NOON - HOUR).total_seconds()),
+        out_of_order=False,
+        vehicle_id="V-1",
+        parts=parts,
+    )
+
+
+def arrived(shipment_id: str, *parts: LinePart, at: datetime = NOON + DAY) -> ShipmentDelivered:
+    return ShipmentDelivered(
+        order_id="O-1",
+        shipment_id=shipment_id,
+        site_id="S-1",
+        service_level="standard",
+        region="SP",
+        vehicle_id="V-1",
+        lines=parts,
+        units=sum((one.quantity for one in parts), Decimal(0)),
+        placed_at=NOON,
+        promised_at=PROMISED,
+        delivered_at=at,
+        late=at > PROMISED,
+        late_s=int((at - PROMISED).total_seconds()),
+        transit_s=int((at - NOON - 3 * HOUR).total_seconds()),
+        out_of_order=False,
+        proof=None,
+    )

@@ -8,18 +8,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import append, decide, growth, http, load, project, relay, seal, spine
+from benchmarks import append, day, decide, growth, http, load, project, relay, routing, seal, spine
 from chainlytics.memory import calm_collector
 from eventstore.embedded import EmbeddedPostgres
 
 BENCHMARKS = {
     "append": append,
+    "day": day,
     "decide": decide,
     "growth": growth,
     "http": http,
     "load": load,
     "project": project,
     "relay": relay,
+    "routing": routing,
     "seal": seal,
     "spine": spine,
 }

@@ -28,7 +28,8 @@ from benchmarks.peers.peer import own_database
 from chainlytics.application import Application, application
 from commands import Context
 from domain.access import Role
-from domain.inventory import OpenSite, ReceiveStock
+from domain.inventory import ReceiveStock
+from domain.sites import OpenSite
 from domain.values import Command
 from eventstore import prepare_database
 from projections.catalogue import TABLES

@@ -38,7 +38,7 @@ _EventRow = tuple[int, bytes, int, bytes, bytes, bytes, bytes, bytes, bytes | No
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A unit on its way; where its caller waits, since which loop time; its weight in events."""
+    """A unit on its way; where its caller waits, since which ``monotonic``; its weight."""
 
     unit: Unit
     answer: Answer
@@ -121,7 +121,7 @@ def answer(group: Sequence[Waiting], result: PGresult) -> None:
 
 
 def stored(group: Sequence[Waiting], now: float, now_ns: int) -> Iterator[Stored]:
-    """The entries that an answered group has put on the log. ``now``: the loop's time, and the same
+    """The entries that an answered group has put on the log. ``now``: ``monotonic``, and the same
     moment in nanoseconds since 1970."""
     for waiting in group:
         told = waiting.answer

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from time import time_ns
+from time import monotonic, time_ns
 from typing import Self
 
 import psycopg
@@ -97,8 +97,9 @@ class Writer:
         one is not, and its answer is ``PredecessorFailed``. Versions alone would not tell: another
         process may have brought a stream to the version that the first unit was to bring it to.
         """
-        loop = asyncio.get_running_loop()
-        waiting = Waiting.of(unit, loop.create_future(), loop.time())
+        # Not the loop's time: uvloop's goes by milliseconds.
+        told = asyncio.get_running_loop().create_future()
+        waiting = Waiting.of(unit, told, monotonic())
         waiting.after = after
         if self._line or not self._fits(waiting.weight):
             await self._wait_for_room(waiting.weight)
@@ -172,7 +173,7 @@ class Writer:
             else:
                 began = time_ns()
                 answer(group, await self._wire.run(APPEND, columns(group)))
-                now = asyncio.get_running_loop().time()
+                now = monotonic()
                 self._spans.appended(stored(group, now, time_ns()), began)
         except LogUnavailable as error:
             _log.error("append failed", error=str(error), units=len(group))
@@ -204,7 +205,7 @@ class Writer:
 
     def _fail_the_impatient(self, error: LogUnavailable) -> None:
         """Who has waited as long as the group that failed is told too, not after as long again."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         while self._queue and now - self._queue[0].since >= self._patience_s:
             waiting = self._queue.popleft()
             self._pending -= waiting.weight

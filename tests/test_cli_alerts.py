@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -244,7 +245,7 @@ def test_the_queue_is_shown_moved_and_filled_again(database: str, terminal: Here
     assert (queue["waiting"], queue["running"]) == (1, 1)
     assert queue["oldest_wait_s"] >= 3600
     shown = flat(terminal.run("tasks", "queue", *of).stdout)
-    assert "1 wait, the oldest for 3," in shown
+    assert re.search(r"1 wait, the oldest for \d,\d{3}", shown)  # seconds since the module was read
     assert "replay" in shown
 
     done = terminal.run("tasks", "prioritise", "T-2", "9", *of)

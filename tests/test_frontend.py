@@ -116,7 +116,8 @@ def test_every_screen_takes_three_queries_at_the_most(
             found(client.get(path))
         counted[path] = len(seen)
         for query in seen:
-            asked = re.findall(r"\b(?:FROM|JOIN)\s+(events|commands|projections|\w+\.\w+)", query)
+            plain = re.sub(r"extract\(\w+ FROM", "extract(", query)
+            asked = re.findall(r"\b(?:FROM|JOIN)\s+(events|commands|projections|\w+\.\w+)", plain)
             assert asked
             assert all(name.startswith("read_models.") for name in asked), query
     assert counted == expected

@@ -116,6 +116,22 @@ def _with_stocks(
     return lambda command, _, order, states: rule(order, command, stocks_of(order, states))
 
 
+def _vehicle(command: shipments.ShipPart) -> list[Read]:
+    if command.vehicle_id is None:
+        return []
+    return [Read(vehicle_stream(command.vehicle_id), transport.VEHICLES)]
+
+
+def _ship_part(
+    command: shipments.ShipPart, _: str, order: Order, states: States
+) -> Sequence[Event]:
+    events = shipments.ship_part(order, command, stocks_of(order, states))
+    if command.vehicle_id is not None:
+        with of_field("vehicle_id"):
+            transport.must_be_in_use(states[vehicle_stream(command.vehicle_id)], command.vehicle_id)
+    return events
+
+
 # split and return
 
 
@@ -296,7 +312,8 @@ HANDLERS = (
         roles=OPERATE,
         stream=_order,
         decider=orders.ORDERS,
-        decide=_with_stocks(shipments.ship_part),
+        decide=_ship_part,
+        reads=_vehicle,
         follows=_reserved,
         several=True,
     ),

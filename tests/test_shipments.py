@@ -1124,6 +1124,9 @@ def test_bad_requests_are_answered_with_what_is_wrong(client: httpx.Client) -> N
     refused("/O-1/fill", {}, 409, "order.not_backordered")
     refused("/O-1/release", {}, 409, "order.not_reserved")
     refused("/O-1/shipments/1/deliver", {}, 409, "order.not_shipped")
+    by_van = one | {"shipment_id": "P-1", "vehicle_id": "V-9"}
+    told = refused("/O-1/shipments", by_van, 404, "vehicle.unknown")
+    assert "V-9" in told["detail"]
     refused("/O-1/split", one | {"new_order_id": "O-1"}, 422, "invalid")
     refused("/O-1/returns", one | {"return_id": "R", "reason": "x"}, 422, "invalid")
     refused("/O-1/cancel-lines", {"lines": [], "reason": "x"}, 422, "invalid")

@@ -84,6 +84,9 @@ def test_the_demo_tells_the_whole_story(demo: str) -> None:
     assert "What if" in demo
     assert "demo-waterfall.svg" in demo
     assert "6 the same to the byte" in demo
+    assert "no real stream was touched" in demo
+    assert "demo-simulation.html" in demo
+    assert re.search(r"a day +\d+\.\d .*tour", demo)
     assert "rebuild order_summary" in demo
 
 

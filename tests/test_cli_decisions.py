@@ -63,7 +63,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     server = EmbeddedPostgres(home)
     server.start()
     try:
-        Terminal(home).run("demo", "--orders", "1200", "--decisions", "8")
+        Terminal(home).run("demo", "--orders", "1200", "--decisions", "8", "--no-day")
         yield Here(home)
     finally:
         server.stop()

@@ -48,6 +48,9 @@ def demo(
         int, typer.Option(min=500, max=200_000, help="Orders of the made year.")
     ] = 10_000,
     decisions: Annotated[int, typer.Option(min=1, max=500, help="Decisions to ask for.")] = 40,
+    day: Annotated[
+        bool, typer.Option(help="Simulate a week and live a day, with its tours, too.")
+    ] = True,
 ) -> None:
     """Show the whole story on this machine. A second run starts from what is there."""
     started = perf_counter()
@@ -63,7 +66,7 @@ def demo(
                 base_url=f"http://127.0.0.1:{port}/api/v1", timeout=60
             ) as client:
                 await _healthy(client, process)
-                await _tell(app, settings, client, times, olist, orders, decisions)
+                await _tell(app, settings, client, times, olist, orders, decisions, day)
 
     run(story, settings.organisation)
     table(
@@ -84,6 +87,7 @@ async def _tell(
     olist: Path | None,
     orders: int,
     decisions: int,
+    day: bool,
 ) -> None:
     planner, boss = (Frontend(client, settings, name) for name in ("planner", "boss"))
     console.rule("1. A year of orders, through the command path", align="left")
@@ -115,15 +119,8 @@ async def _tell(
     show_decision(shown["made"], shown["explained"])
     await _look_further(planner, settings, shown["decision_id"])
 
-    console.rule("4. A simulation: what if demand rose and a site were closed?", align="left")
-    start = perf_counter()
-    told = await simulate(planner, settings.home)
-    times["simulate"] = (perf_counter() - start, told)
-
-    console.rule("5. A day: orders, stock, tours, an alert", align="left")
-    start = perf_counter()
-    tours, alert = await Day(planner, settings.home).run()
-    times["a day"] = (perf_counter() - start, f"{tours}; {alert}")
+    if day:
+        await _live_a_day(planner, settings, times)
 
     console.rule("6. An auditor replays every decision", align="left")
     start = perf_counter()
@@ -144,6 +141,18 @@ async def _tell(
         events = await app.projector.rebuild(TABLES["order_summary"], update)
     seconds = perf_counter() - start
     times["rebuild order_summary"] = (seconds, f"{events:,} events, {events / seconds:,.0f}/s")
+
+
+async def _live_a_day(planner: Frontend, settings: Settings, times: Times) -> None:
+    console.rule("4. A simulation: what if demand rose and a site were closed?", align="left")
+    start = perf_counter()
+    told = await simulate(planner, settings.home)
+    times["simulate"] = (perf_counter() - start, told)
+
+    console.rule("5. A day: orders, stock, tours, an alert", align="left")
+    start = perf_counter()
+    tours, alert = await Day(planner, settings.home).run()
+    times["a day"] = (perf_counter() - start, f"{tours}; {alert}")
 
 
 async def _send_year(app: Application, settings: Settings, orders: int) -> Progress:

@@ -37,14 +37,20 @@ class PlannedStop(Value):
     weight_g: int
     volume_cm3: int
     point: Point | None
+    # Left out where it is not known, so that such an event has the bytes it always had.
+    customer_id: Annotated[str | None, Field(exclude_if=is_none)] = None
 
 
 class OrderShare(Value):
-    """An order's part in a tour; parts sum up to the whole."""
+    """An order's part in a tour; parts sum up to the whole. ``handed_over``: None before the tour
+    came back."""
 
     order_id: str
     cost_minor: int
     carbon_g: int | None
+    # Left out where they are not known, so that such an event has the bytes it always had.
+    customer_id: Annotated[str | None, Field(exclude_if=is_none)] = None
+    handed_over: Annotated[bool | None, Field(exclude_if=is_none)] = None
 
 
 # events

@@ -48,6 +48,7 @@ class TourOrder(Value):
     volume_cm3: int = 0
     direct_m: int = 0
     point: Point | None = None
+    customer_id: Id | None = None
 
 
 class PlanTours(Command):
@@ -287,6 +288,7 @@ def _tour(command: PlanTours, number: int, route: Route) -> TourPlanned:
             weight_g=orders[visit.order_id].weight_g,
             volume_cm3=orders[visit.order_id].volume_cm3,
             point=orders[visit.order_id].point,
+            customer_id=orders[visit.order_id].customer_id,
         )
         for stop_no, visit in enumerate(route.visits, start=1)
     )

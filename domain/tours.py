@@ -7,7 +7,7 @@ when it is finished, by what was driven.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -241,7 +241,7 @@ def finish(tour: Tour, command: FinishTour, bookings: Bookings) -> Sequence[Even
             cost_minor=spent,
             planned_carbon_g=planned.carbon_g,
             carbon_g=carbon,
-            shares=parted(planned.stops, spent, carbon),
+            shares=parted(planned.stops, spent, carbon, tour.done),
             finished_at=command.finished_at,
             delay_s=_s(planned.ends_at, command.finished_at),
             volume_cm3=planned.volume_cm3,
@@ -298,14 +298,25 @@ def tour_carbon_g(planned: TourPlanned, distance_m: int) -> int | None:
 
 
 def parted(
-    stops: Sequence[PlannedStop], cost_minor: int, carbon: int | None
+    stops: Sequence[PlannedStop],
+    cost_minor: int,
+    carbon: int | None,
+    done: Mapping[str, bool] | None = None,
 ) -> tuple[OrderShare, ...]:
-    """A tour's cost and emissions, parted among its orders."""
+    """A tour's cost and emissions, parted among its orders. ``done``: whether each was handed over,
+    once the tour has come back."""
+    handed_over = done or {}
     activity = [(stop.weight_g, stop.direct_m) for stop in stops]
     money = shares(cost_minor, activity)
     grams = [None] * len(stops) if carbon is None else shares(carbon, activity)
     return tuple(
-        OrderShare(order_id=stop.order_id, cost_minor=minor, carbon_g=g)
+        OrderShare(
+            order_id=stop.order_id,
+            cost_minor=minor,
+            carbon_g=g,
+            customer_id=stop.customer_id,
+            handed_over=handed_over.get(stop.order_id),
+        )
         for stop, minor, g in zip(stops, money, grams, strict=True)
     )
 

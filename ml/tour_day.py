@@ -180,6 +180,7 @@ def to_go(order: Order, client: Client, products: Mapping[str, Product], site_id
             volume_cm3=volume_cm3,
             hazards=tuple(hazards),
         ),
+        customer_id=order.customer_id or None,
     )
 
 

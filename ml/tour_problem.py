@@ -55,6 +55,7 @@ class OrderToGo:
     hours: OpeningHours | None
     service_s: int | None
     goods: Goods
+    customer_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

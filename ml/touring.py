@@ -133,7 +133,7 @@ async def _planned(
             if refusal.code not in ("tour_plan.already_cancelled", "tour_plan.nothing_left"):
                 raise
     await tools.bus.execute(
-        _command(plan_id, asked, problem, problem_hash, solution, at_hand, now), context
+        _command(plan_id, asked, gathered, problem, problem_hash, solution, at_hand, now), context
     )
     return _found(plan_id, solution)
 
@@ -221,6 +221,7 @@ def _problem(
 def _command(
     plan_id: str,
     asked: ToursWork,
+    gathered: Gathered,
     problem: Problem,
     problem_hash: str,
     solution: Solution,
@@ -228,6 +229,7 @@ def _command(
     now: datetime,
 ) -> PlanTours:
     by_id = {one.vehicle.vehicle_id: one for one in at_hand}
+    customers = {one.order_id: one.customer_id for one in gathered.orders}
     used = [vehicle.profile for vehicle in problem.vehicles] or [0]
     direct = problem.profiles[used[0]].distance_m[0]
     return PlanTours(
@@ -258,6 +260,7 @@ def _command(
                 volume_cm3=stop.volume_cm3,
                 direct_m=direct[place],
                 point=stop.point,
+                customer_id=customers.get(stop.order_id),
             )
             for place, stop in enumerate(problem.stops, start=1)
         ),

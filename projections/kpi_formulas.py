@@ -34,6 +34,8 @@ _OF_ORDERS = (*_ANY_DAY, "site", "currency")
 _OF_CLIENTS = (*_OF_ORDERS, "client")
 _OF_SITES = (*_ANY_DAY, "site")
 _OF_COSTS = (*_ANY_DAY, "site", "currency")
+#: Where clients' rows are, by where those of all are.
+_BY_CLIENT = {"order_kpis": "client_kpis", "tour_days": "client_tour_days"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +66,7 @@ class Kpi:
     @property
     def client_table(self) -> str | None:
         """The read model of the same columns with a row for each client, if there is one."""
-        return "client_kpis" if "client" in self.groups else None
+        return _BY_CLIENT[self.table] if "client" in self.groups else None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -263,7 +265,7 @@ _ALL = (
         when(col("orders") > 0).then(col("cost_minor") / col("orders")),
         "cost of the tours that came back / orders that they handed over, in minor units",
         f"{_SCOR}, CO.1.1 Total supply chain management cost, the part of delivery",
-        _OF_COSTS,
+        _OF_CLIENTS,
     ),
     Kpi(
         "tour_carbon_per_order",
@@ -275,7 +277,7 @@ _ALL = (
         "g of CO2e of the tours that came back and whose emissions are known / orders that they "
         "handed over",
         "ISO 14083 and GLEC Framework, emission intensity per delivery",
-        _OF_COSTS,
+        _OF_CLIENTS,
     ),
     Kpi(
         "vehicle_use_weight",
@@ -319,7 +321,7 @@ _ALL = (
         _share(col("made") - col("overridden"), col("made")),
         "1 - decisions that people overrode / decisions made; each on the day that it happened",
         "Share of recommendations accepted; 1 - override rate",
-        (*_ANY_DAY, "kind"),
+        (*_ANY_DAY, "site", "kind"),
     ),
     Kpi(
         "decision_followed",

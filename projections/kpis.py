@@ -262,11 +262,50 @@ TOUR_DAYS = Table(
     computed={"vehicle_days": when(col("tours") > 0).then(1)},
 )
 
-_DECIDED_DAY = {"day": col("recorded_at").dt.date(), "kind": col("kind")}
+_SHARE = col("shares").struct.field
+#: Before events told it, an order of a tour counted as handed over.
+_HANDED_OVER = _SHARE("handed_over").fill_null(True)
+
+#: The same by client ("": not known): what each order's part in a tour came to.
+CLIENT_TOUR_DAYS = Table(
+    name="client_tour_days",
+    key={
+        TourCompleted: {
+            "day": col("day"),
+            "site_id": col("site_id"),
+            "currency": col("currency"),
+            "customer_id": _SHARE("customer_id").fill_null(""),
+        }
+    },
+    explode={TourCompleted: "shares"},
+    columns={
+        "orders": count(where={TourCompleted: _HANDED_OVER}),
+        "cost_minor": total({TourCompleted: _SHARE("cost_minor")}),
+        "carbon_g": total({TourCompleted: _SHARE("carbon_g")}),
+        "carbon_orders": count(
+            where={TourCompleted: _HANDED_OVER & _SHARE("carbon_g").is_not_null()}
+        ),
+    },
+    indexes=(("customer_id", "day"),),
+)
+
+
+def _decided(option: str) -> Mapping[str, pl.Expr]:
+    """``site_id``: the site of the option that the model chose; "": it chose none, or no site."""
+    return {
+        "day": col("recorded_at").dt.date(),
+        "kind": col("kind"),
+        "site_id": col("state").str.json_path_match(f"$.{option}.site_id").fill_null(""),
+    }
+
 
 DECISION_DAYS = Table(
     name="decision_days",
-    key=dict.fromkeys((DecisionMade, DecisionOverridden, DecisionOutcomeRecorded), _DECIDED_DAY),
+    key={
+        DecisionMade: _decided("option"),
+        DecisionOverridden: _decided("decided"),
+        DecisionOutcomeRecorded: _decided("option"),  # it tells none: its rows are of no site
+    },
     columns={
         "made": count(DecisionMade),
         "overridden": count(where={DecisionOverridden: col("first")}),
@@ -285,5 +324,6 @@ TABLES = (
     STOCK_SUMS,
     DECIDED_COSTS,
     TOUR_DAYS,
+    CLIENT_TOUR_DAYS,
     DECISION_DAYS,
 )

@@ -30,6 +30,7 @@ from domain.inventory import (
     StockReserved,
 )
 from domain.order_events import Filled, OrderDelivered
+from domain.tour_events import OrderShare
 from domain.tours import TourCompleted
 from domain.values import Event
 from projections.engine import finish, fold_events
@@ -335,7 +336,7 @@ def overridden(decision_id: str, *, first: bool) -> DecisionOverridden:
         kind="fulfilment",
         subject_id="O-1",
         model_hash="0" * 64,
-        decided={},
+        decided={"site_id": "S-1"},
         option={},
         reason="no van",
         overridden_by="ana",
@@ -384,6 +385,10 @@ def test_cost_and_carbon_per_order() -> None:
     }
     # 900 + 900 + 100 = 1900 g for three orders.
     assert told("carbon_per_order", DECISIONS)[()] == pytest.approx(1900 / 3)
+
+
+def share(order_id: str, cost: int, carbon: int | None, **more: Any) -> OrderShare:
+    return OrderShare(order_id=order_id, cost_minor=cost, carbon_g=carbon, **more)
 
 
 def came_back(
@@ -455,11 +460,44 @@ def test_cost_and_carbon_as_driven() -> None:
     assert told("tour_carbon_per_order", TOURS)[()] == pytest.approx(6_000 / 9)
 
 
+def test_cost_and_carbon_as_driven_by_client() -> None:
+    tours = (
+        came_back(
+            *("T-1", 1, 2, 1_000),
+            shares=(
+                share("O-1", 600, 2_000, customer_id="C-1", handed_over=True),
+                share("O-2", 300, 700, customer_id="C-2", handed_over=True),
+                share("O-3", 100, 300, customer_id="C-1", handed_over=False),
+            ),
+        ),
+        # Before events told it nobody knew whose it was; of its emissions nothing is known.
+        came_back("T-2", 1, 1, 500, carbon_g=None, shares=(share("O-4", 500, None),)),
+    )
+    # C-1 bears the 6 + 1 EUR of one order that it got and of one that it did not.
+    assert told("tour_cost_per_order", tours, ["client"]) == {
+        ("", "EUR"): 500.0,
+        ("C-1", "EUR"): 700.0,
+        ("C-2", "EUR"): 300.0,
+    }
+    assert told("tour_carbon_per_order", tours, ["client"]) == {
+        ("",): None,
+        ("C-1",): 2_300.0,
+        ("C-2",): 700.0,
+    }
+
+
 def test_decision_acceptance() -> None:
     # Of four made fulfilment decisions one was overridden, twice: 3 / 4. Of the other kind none.
     assert told("decision_acceptance", DECISIONS, ["kind"]) == {
         ("fulfilment",): 0.75,
         ("replenishment",): 1.0,
+    }
+    # At S-1 two were made and one of them was overridden, at S-2 one was made, and one at no site.
+    assert told("decision_acceptance", DECISIONS, ["kind", "site"]) == {
+        ("fulfilment", ""): 1.0,
+        ("fulfilment", "S-1"): 0.5,
+        ("fulfilment", "S-2"): 1.0,
+        ("replenishment", "S-1"): 1.0,
     }
     # Of three outcomes two are of what was decided.
     assert told("decision_followed", DECISIONS)[()] == pytest.approx(2 / 3)

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from projections.kpi_formulas import KPIS, dense
+from projections.kpi_formulas import KPIS
+from projections.kpi_stock import dense
 from projections.kpis import STOCK_MONTHS, STOCK_SITE_DAYS, STOCK_SUMS, to_day
 from projections.kpis import TABLES as _DECLARED
 from readmodels.database import ReadModels, Row

@@ -13,6 +13,7 @@ from domain.inventory import (
     StockReserved,
 )
 from domain.order_events import (
+    Filled,
     LinePart,
     LineSite,
     OrderAllocated,
@@ -23,8 +24,11 @@ from domain.order_events import (
     OrderPlaced,
     OrderReserved,
     OrderShipped,
+    Proof,
     ShipmentDelivered,
 )
+from domain.orders import OrderDelivered
+from domain.shipments import LineQuantity, ShipPart
 from domain.sites import ServiceLevel, SiteClosed, SiteOpened
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -212,4 +216,70 @@ def arrived(shipment_id: str, *parts: LinePart, at: datetime = NOON + DAY) -> Sh
         transit_s=int((at - NOON - 3 * HOUR).total_seconds()),
         out_of_order=False,
         proof=None,
+    )
+
+
+AT = NOON + 3 * HOUR
+PROOF = Proof(kind="signature", sha256="ab" * 32, reference="POD-1")
+
+whole = (placed, allocated, kept(part(1, 10, 10), part(2, 4, 4)))
+whole_stock = (came("A", 12), aside("A", 10), came("B", 4), aside("B", 4))
+#: Six of line 1 went in shipment P-1.
+begun = (*whole, left("P-1", part(1, 6, 6), weight_g=1200))
+begun_stock = (*whole_stock, taken("A", 6, AT))
+#: All has left, in two shipments.
+gone = (*begun, left("P-2", part(1, 4, 4), part(2, 4, 4), weight_g=1200), ended(2))
+#: Of an order that has line 1 alone.
+allocated_alone = changed(allocated, line_sites=(LineSite(line_no=1, site_id="S-1"),))
+#: As the old way is: no stock, no parts.
+plain = (placed, allocated, changed(ended(1), parts=None, carrier="DHL"))
+
+
+def asked(**lines: int) -> tuple[LineQuantity, ...]:
+    """Quantities by ``one`` and ``two``."""
+    numbers = {"one": 1, "two": 2, "nine": 9}
+    return tuple(
+        LineQuantity(line_no=numbers[name], quantity=Decimal(quantity))
+        for name, quantity in lines.items()
+    )
+
+
+def ship(shipment_id: str = "P-1", **lines: int) -> ShipPart:
+    return ShipPart(
+        order_id="O-1",
+        shipment_id=shipment_id,
+        lines=asked(**lines),
+        carrier="DHL",
+        shipped_at=AT,
+    )
+
+
+#: Of lines of ten and four: all at once; or six of the first line, and the rest behind.
+AT_ONCE = Filled(
+    lines=2,
+    lines_filled=2,
+    units=Decimal(14),
+    units_filled=Decimal(14),
+    units_delivered=Decimal(14),
+)
+IN_TWO = AT_ONCE.model_copy(update={"lines_filled": 0, "units_filled": Decimal(6)})
+
+
+def handed(parts: int, at: Any = NOON + DAY, **more: Any) -> OrderDelivered:
+    told: dict[str, Any] = {"customer_id": "C-1", "filled": IN_TWO if parts == 2 else AT_ONCE}
+    return OrderDelivered(
+        order_id="O-1",
+        site_id="S-1",
+        service_level="standard",
+        region="SP",
+        currency="EUR",
+        placed_at=NOON,
+        promised_at=PROMISED,
+        delivered_at=at,
+        late=at > PROMISED,
+        transit_s=int((at - AT).total_seconds()),
+        out_of_order=False,
+        vehicle_id="V-1",
+        parts=parts,
+        **(told | more),
     )

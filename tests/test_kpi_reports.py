@@ -20,7 +20,8 @@ from psycopg.rows import dict_row
 from domain.access import Role
 from domain.inventory import StockPicked, StockReceived, StockReserved
 from projections.engine import finish, fold_events
-from projections.kpi_formulas import KPIS, stock_days
+from projections.kpi_formulas import KPIS
+from projections.kpi_stock import stock_days
 from projections.kpis import STOCK_DAYS, STOCK_MONTHS, STOCK_SITE_DAYS, STOCK_SUMS
 from readmodels.database import ReadModels
 from readmodels.kpi_sums import Period, sums

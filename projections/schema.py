@@ -112,13 +112,31 @@ def spans_rows(expression: pl.Expr, schema: Mapping[str, DataType]) -> bool:
     """Whether an expression gives a row something else among other rows than alone, as a sum, a
     shift or a rank does. It is tried on made-up rows; where those do not suit it, it is searched
     for aggregations and windows."""
-    if is_column(expression) or expression.meta.is_literal():
+    if is_column(expression) or expression.meta.is_literal() or stays_in_row(expression):
         return False
     try:
         return any_spans_rows([expression], schema)
     except PolarsError:
         said = whole(expression)
-        return '"Over"' in said or ('"Agg"' in said and '"Eval"' not in said)
+        if '"Over"' in said or ('"Agg"' in said and '"Eval"' not in said):
+            return True
+        try:
+            return not expression.meta.is_length_preserving()
+        except PolarsError:
+            return False
+
+
+def stays_in_row(expression: pl.Expr) -> bool:
+    """Whether polars says without trying that an expression goes row by row; False: it may or may
+    not. Polars answers for the outermost operation alone, and not for lists' elements."""
+    meta = expression.meta
+    try:
+        if meta.is_literal():
+            return True
+        alike = meta.is_row_separable() and meta.is_length_preserving()
+        return alike and all(map(stays_in_row, meta.pop()))
+    except PolarsError:
+        return False
 
 
 def any_spans_rows(expressions: Sequence[pl.Expr], schema: Mapping[str, DataType]) -> bool:

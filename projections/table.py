@@ -35,6 +35,7 @@ from projections.schema import (
     plain,
     required_fields,
     spans_rows,
+    stays_in_row,
     whole,
 )
 
@@ -283,22 +284,26 @@ def _checked(table: Table) -> dict[str, DataType]:
     _check_shape(table)
     found: dict[str, list[tuple[str, DataType]]] = {}
     for event in table.events:
-        empty = pl.DataFrame(schema=frame_schema(table, event))
-        apart = _tells_rows_apart(table, event, empty)
-        for column, one in table.expressions(event):
-            dtype = _evaluated(table, event, column, one, empty, apart=apart)
+        schema = frame_schema(table, event)
+        asked = list(table.expressions(event))
+        apart = _tells_rows_apart([one for _, one in asked], schema)
+        at_once = _types_at_once([one for _, one in asked], schema)
+        for number, (column, one) in enumerate(asked):
+            dtype = _evaluated(
+                table, event, column, one, schema, apart=apart, known=at_once.get(number)
+            )
             _check_type(table, event, column, dtype)
             found.setdefault(column, []).append((event.__name__, dtype))
         for column, fold in table.columns.items():
             for one in (fold.map_keys or {}).get(event, ()):
-                dtype = _evaluated(table, event, column, one, empty)
+                dtype = _evaluated(table, event, column, one, schema)
                 if dtype.is_nested():
                     raise WrongDeclaration(
                         f"{table.name}.{column}: {event.__name__} says {dtype}, "
                         "which cannot be a map's key"
                     )
         if event in table.effective:
-            _check_moment(table, event, empty)
+            _check_moment(table, event, schema)
     types: dict[str, DataType] = {"organisation_id": METADATA["organisation_id"]}
     for column in (*table.keys[1:], *table.columns):
         cast_to = table.columns[column].dtype if column in table.columns else None
@@ -455,17 +460,30 @@ def _check_shape(table: Table) -> None:
         )
 
 
-def _tells_rows_apart(table: Table, event: type[Event], empty: pl.DataFrame) -> bool:
+# Every process begins with these checks: what can be asked of many expressions at once is.
+
+
+def _tells_rows_apart(asked: Sequence[pl.Expr], schema: Mapping[str, DataType]) -> bool:
     """Whether nothing that an event says spans rows, as far as that can be told at once."""
     said = [
-        one
-        for _, one in table.expressions(event)
-        if not is_column(one) and not one.meta.is_literal()
+        one for one in asked if not (is_column(one) or one.meta.is_literal() or stays_in_row(one))
     ]
     try:
-        return not said or not any_spans_rows(said, empty.schema)
+        return not said or not any_spans_rows(said, schema)
     except (PolarsError, KeyError):  # which one, and why, is told one by one
         return False
+
+
+def _types_at_once(asked: Sequence[pl.Expr], schema: Mapping[str, DataType]) -> dict[int, DataType]:
+    """The type of each expression that is no column, by its number; empty where one is wrong."""
+    said = {str(number): one for number, one in enumerate(asked) if not is_column(one)}
+    names = {name for one in said.values() for name in one.meta.root_names()}
+    try:
+        empty = pl.DataFrame(schema={name: schema[name] for name in names})
+        found = empty.select(one.alias(number) for number, one in said.items()).schema
+    except (PolarsError, KeyError):  # which one, and why, is told one by one
+        return {}
+    return {int(number): dtype for number, dtype in found.items()}
 
 
 def _evaluated(
@@ -473,27 +491,33 @@ def _evaluated(
     event: type[Event],
     column: str,
     one: pl.Expr,
-    empty: pl.DataFrame,
+    schema: Mapping[str, DataType],
     *,
     apart: bool = False,
+    known: DataType | None = None,
 ) -> DataType:
     where = f"{table.name}.{column}: {event.__name__}"
     names = one.meta.root_names()
     for name in names:
-        if name not in empty.columns:
+        if name not in schema:
             raise WrongDeclaration(
-                f"{where} has no field {name!r}; it has {', '.join(sorted(empty.columns))} "
+                f"{where} has no field {name!r}; it has {', '.join(sorted(schema))} "
                 f"(the text itself is lit({name!r}))"
             )
     try:
-        # Most are columns as they stand: to try those, too, would slow the start of every process.
-        plainly = len(names) == 1 and one.meta.eq(pl.col(names[0]))
-        dtype = empty.schema[names[0]] if plainly else empty.select(one.alias("x")).schema["x"]
+        plainly = is_column(one)
+        if known is not None:
+            dtype = known
+        elif plainly:
+            dtype = schema[names[0]]
+        else:
+            empty = pl.DataFrame(schema={name: schema[name] for name in names})
+            dtype = empty.select(one.alias("x")).schema["x"]
     except (ColumnNotFoundError, StructFieldNotFoundError) as error:
         raise WrongDeclaration(f"{where} has no field {str(error).splitlines()[0]!r}") from error
     except PolarsError as error:
         raise WrongDeclaration(f"{where}: {str(error).splitlines()[0]}") from error
-    if not plainly and not apart and spans_rows(one, empty.schema):
+    if not plainly and not apart and spans_rows(one, schema):
         raise WrongDeclaration(
             f"{where} says something about several events at once, as sum() or shift() do: "
             "an expression is of one event, folds put them together"
@@ -505,9 +529,9 @@ def _evaluated(
         raise WrongDeclaration(f"{where}: {error}{hint}") from error
 
 
-def _check_moment(table: Table, event: type[Event], empty: pl.DataFrame) -> None:
+def _check_moment(table: Table, event: type[Event], schema: Mapping[str, DataType]) -> None:
     counts_from = expression(table.effective[event])
-    dtype = _evaluated(table, event, "effective", counts_from, empty)
+    dtype = _evaluated(table, event, "effective", counts_from, schema)
     if not isinstance(dtype, pl.Datetime):
         raise WrongDeclaration(
             f"{table.name}.effective: {event.__name__} says {dtype} where a moment is needed"

@@ -357,8 +357,12 @@ QUANTITY = col("quantity")
         pl.len() + QUANTITY,
         QUANTITY / QUANTITY.sum(),
         col("sku").str.to_date("%Y") == col("sku").str.to_date("%Y").max(),
+        QUANTITY.drop_nulls(),
+        QUANTITY.filter(QUANTITY > 1),
+        pl.when(QUANTITY.mean() > 1).then(QUANTITY),
+        pl.struct(QUANTITY.max(), QUANTITY.alias("x")).struct.field("quantity"),
     ],
-    ids=[str(number) for number in range(11)],
+    ids=[str(number) for number in range(15)],
 )
 def test_what_looks_at_other_rows_is_refused_everywhere(value: pl.Expr) -> None:
     refused("stock.x: StockReceived says", columns={"x": last({StockReceived: value})})

@@ -17,6 +17,9 @@ Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "satur
 WEEKDAYS: tuple[Weekday, ...] = get_args(Weekday)
 
 _DAY = 24 * 60
+_SHORT = tuple(day[:2].capitalize() for day in WEEKDAYS)
+#: Characters of opening hours as text.
+_LONGEST = 1_000
 
 
 class TimeWindow(Value):
@@ -106,16 +109,53 @@ class OpenSpan(Value):
         return self
 
 
+def _hours_of(text: str) -> dict[str, object]:
+    """Opening hours from their text.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    zone, *rules = (part.strip() for part in text[:_LONGEST].split(";"))
+    spans: list[dict[str, str]] = []
+    for rule in rules:
+        days, _, times = rule.partition(" ")
+        for day in _days_of(days):
+            for stretch in times.split(","):
+                opens, _, closes = stretch.strip().partition("-")
+                spans.append({"day": day, "opens": opens, "closes": closes})
+    return {"zone": zone, "spans": spans}
+
+
+def _days_of(text: str) -> list[Weekday]:
+    found: list[Weekday] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if first not in _SHORT or (dash and last not in _SHORT):
+            raise ValueError(
+                f"{part[:20]!r} must be a day or days, Mo, Tu, We, Th, Fr, Sa or Su, such as Mo-Fr; "
+                "hours are written 'Europe/Berlin; Mo-Fr 08:00-12:00,13:00-17:00; Sa 09:00-12:00'"
+            )
+        start, end = _SHORT.index(first), _SHORT.index(last or first)
+        found += [WEEKDAYS[n % 7] for n in range(start, end + 1 + 7 * (end < start))]
+    return found
+
+
 class OpeningHours(Value):
     """The hours of a week that a place is open, in its own time zone.
 
     Minutes are those of the clock on the wall: where clocks are put forward, a span that begins in
     the hour that there is not begins when it is over; where they are put back, the repeated hour
-    counts twice.
+    counts twice. A cell of a table holds them as text: the zone, then days and times as
+    OpenStreetMap writes them, ``Europe/Berlin; Mo-Fr 08:00-12:00,13:00-17:00; Sa 09:00-12:00``.
     """
 
     zone: Zone = Field(examples=["Europe/Berlin"])
     spans: Annotated[tuple[OpenSpan, ...], Field(min_length=1, max_length=70)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, given: object) -> object:
+        return _hours_of(given) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _spans_do_not_overlap(self, info: ValidationInfo) -> Self:

@@ -29,8 +29,9 @@ A-2,Lamp oil,LTR,800,900,EUR,UN1993,3
 FILES = {
     "sites": SITES,
     "products": PRODUCTS,
-    "clients": "client_id,name,currency,default_site_id\n"
-    "C-1,Bakery North,EUR,S-1\nC-2,Kiosk,EUR,\n",
+    "clients": "client_id,name,currency,default_site_id,opening_hours\n"
+    "C-1,Bakery North,EUR,S-1,Europe/Berlin; Mo-Fr 05:00-12:00; Sa 06:00-11:00\n"
+    "C-2,Kiosk,EUR,,\n",
     "vehicles": "vehicle_id,site_id,mode,service_levels,max_weight_g,vehicle_class\n"
     "V-1,S-1,van,standard;express,800000,N1\nV-2,S-2,truck,standard,,\n",
     "stock": "site_id,sku,reorder_point,on_hand,bin\nS-1,A-1,10,120,A-1\nS-2,A-1,,,\n",

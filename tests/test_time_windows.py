@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from domain.time_windows import WEEKDAYS, OpeningHours, OpenSpan, TimeWindow
 from tests.spec import problems
@@ -189,3 +190,39 @@ def test_hours_that_are_none_are_named() -> None:
     )
     touching = [late | {"opens": "18:00"}, span]
     assert problems(OpeningHours, zone="UTC", spans=touching) == ""
+
+
+# as text
+
+
+def test_hours_are_read_from_a_cell_of_a_table() -> None:
+    text = "Europe/Berlin; Mo,We-Th 08:00-12:00,13:00-17:00; Sa-Su 09:00-12:00"
+    told = OpeningHours.model_validate(text)
+    halves = (("08:00", "12:00"), ("13:00", "17:00"))
+    weekdays = [(day, *half) for day in ("monday", "wednesday", "thursday") for half in halves]
+    weekend = [(day, "09:00", "12:00") for day in ("saturday", "sunday")]
+    assert told == hours(*weekdays, *weekend)
+    over_sunday = OpeningHours.model_validate("Europe/Berlin; Sa-Mo 09:00-12:00")
+    assert [span.day for span in over_sunday.spans] == ["saturday", "sunday", "monday"]
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "rule"),
+    [
+        ("", "zone", "is no time zone"),
+        ("Mo-Fr 08:00-17:00", "zone", "is no time zone"),
+        ("Europe/Berlin", "spans", "at least 1 item"),
+        ("Europe/Berlin; Mon 08:00-17:00", "", "'Mon' must be a day or days, Mo, Tu"),
+        ("Europe/Berlin; Mo-Frei 08:00-17:00", "", "'Mo-Frei' must be a day"),
+        ("Europe/Berlin; Mo 8-17", "spans.0.opens", "'8' must be HH:MM"),
+        ("Europe/Berlin; Mo", "spans.0.opens", "must be HH:MM"),
+        ("Europe/Berlin; Mo 17:00-08:00", "spans.0", "must be after opens"),
+        ("Europe/Berlin; Mo 08:00-17:00; Mo-Tu 10:00-11:00", "", "must not overlap"),
+    ],
+)
+def test_hours_that_are_no_hours_say_what_is_wrong(text: str, place: str, rule: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        OpeningHours.model_validate(text)
+    first = raised.value.errors()[0]
+    assert ".".join(map(str, first["loc"])) == place
+    assert rule in first["msg"]

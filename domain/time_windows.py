@@ -132,7 +132,7 @@ def _days_of(text: str) -> list[Weekday]:
         first, dash, last = part.partition("-")
         if first not in _SHORT or (dash and last not in _SHORT):
             raise ValueError(
-                f"{part[:20]!r} must be a day or days, Mo, Tu, We, Th, Fr, Sa or Su, such as Mo-Fr; "
+                f"{part[:20]!r} must be a day or days, Mo, Tu, We, Th, Fr, Sa or Su, as Mo-Fr; "
                 "hours are written 'Europe/Berlin; Mo-Fr 08:00-12:00,13:00-17:00; Sa 09:00-12:00'"
             )
         start, end = _SHORT.index(first), _SHORT.index(last or first)

@@ -15,7 +15,7 @@ from commands.clients import client_stream
 from domain.clients import ChangeClient, Priority, RegisterClient, ReinstateClient, RetireClient
 from domain.values import Currency, Id
 from readmodels import clients
-from readmodels.clients import Client
+from readmodels.clients import ClientSummary
 from readmodels.database import ReadModels
 from readmodels.page import Page
 
@@ -68,10 +68,10 @@ POSTS: tuple[Post, ...] = (
 mount(router, POSTS)
 
 
-@router.get("", summary="List clients", responses=documented() | partial(Client, page=True))
+@router.get("", summary="List clients", responses=documented() | partial(ClientSummary, page=True))
 async def list_clients(
     read: Annotated[ReadModels, reading("clients.list", "client_list")],
-    chosen: Annotated[Chosen, choosing(Client)],
+    chosen: Annotated[Chosen, choosing(ClientSummary)],
     retired: Annotated[bool | None, Query()] = None,
     priority: Annotated[Priority | None, Query()] = None,
     currency: Annotated[Currency | None, Query()] = None,
@@ -80,7 +80,7 @@ async def list_clients(
     sort: Annotated[str | None, sortable(clients.SORTING)] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
-) -> Page[Client]:
+) -> Page[ClientSummary]:
     """Clients by id, retired ones too; `search` looks in id and name."""
     found = await clients.list_clients(
         read,
@@ -96,13 +96,15 @@ async def list_clients(
     return chosen.of(found)
 
 
-@router.get("/{client_id}", summary="Get a client", responses=documented(404) | partial(Client))
+@router.get(
+    "/{client_id}", summary="Get a client", responses=documented(404) | partial(ClientSummary)
+)
 async def get_client(
     client_id: Annotated[Id, Path()],
     response: Response,
     read: Annotated[ReadModels, reading("clients.get", "client_list")],
-    chosen: Annotated[Chosen, choosing(Client)],
-) -> Client:
+    chosen: Annotated[Chosen, choosing(ClientSummary)],
+) -> ClientSummary:
     """A client: an account, whose name is a company's."""
     found = await clients.get_client(read, client_id)
     if found is None:

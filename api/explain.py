@@ -12,11 +12,11 @@ from api.decisions import explanation_of, known
 from api.dependencies import Caller, Dependencies, NotFound, Parts, may_ask, reading, tagged
 from api.errors import documented
 from api.explained import (
-    Factors,
+    DecisionFactors,
+    DecisionInWords,
     HypotheticalAnswer,
     HypotheticalCase,
     NotChosen,
-    Why,
     factors_of,
 )
 from api.hypotheses import model_for
@@ -127,7 +127,7 @@ async def explain_decision(
     deps: Parts,
     caller: Caller,
     read: Annotated[ReadModels, reading("explain.decision", *_READS)],
-) -> Why:
+) -> DecisionInWords:
     """A decision in sentences: what was chosen and why, why not the others, how sure that is, its
     strongest factors, and what would have turned it."""
     told, detail = await explanation_of(read, decision_id, None)
@@ -140,7 +140,7 @@ async def explain_decision(
         counterfactual = await _counterfactual(deps, detail.made, kind)
     base = f"/api/v1/decisions/{decision_id}"
     runner = told.runner_up
-    return Why(
+    return DecisionInWords(
         decision_id=decision_id,
         kind=told.kind,
         subject_id=told.subject_id,
@@ -188,7 +188,7 @@ async def get_factors(
         ),
     ] = None,
     limit: Annotated[int | None, Query(ge=1, le=500, description="The strongest ones.")] = None,
-) -> Factors:
+) -> DecisionFactors:
     """Each feature of one candidate: its value, its exact contribution in log odds and as a share,
     and a sentence; the strongest first. With the base value they sum to the margin."""
     told, detail = await explanation_of(read, decision_id, candidate)
@@ -198,7 +198,7 @@ async def get_factors(
     one = next(each for each in told.candidates if each.index == wanted)
     every = factors_of(one)
     shown = every[:limit]
-    return Factors(
+    return DecisionFactors(
         decision_id=decision_id,
         kind=told.kind,
         method=told.method,

@@ -38,7 +38,7 @@ class NotChosen(BaseModel):
     sentence: str
 
 
-class Why(BaseModel):
+class DecisionInWords(BaseModel):
     """One decision for whoever asks why: in sentences first.
 
     ``method``: ``rule-based``, or the hash of the model. ``confidence``: that what is foretold
@@ -65,7 +65,7 @@ class Why(BaseModel):
     links: dict[str, str]
 
 
-class Factors(BaseModel):
+class DecisionFactors(BaseModel):
     """What a candidate's score is made of: ``base`` and all contributions make up ``margin``;
     ``left``: what the factors that are not told contribute."""
 

@@ -55,7 +55,7 @@ SORTING = Sorting(
 )
 
 
-class Client(Row):
+class ClientSummary(Row):
     """An account that orders are placed for; its name is a company's.
 
     ``delivery_hours``: when it takes deliveries; null: in its opening hours. ``payment_days``:
@@ -82,9 +82,9 @@ class Client(Row):
     last_position: int
 
 
-async def get_client(read: ReadModels, client_id: str) -> Client | None:
+async def get_client(read: ReadModels, client_id: str) -> ClientSummary | None:
     """One client, or None."""
-    return await read.one(Client, _GET, client_id=client_id)
+    return await read.one(ClientSummary, _GET, client_id=client_id)
 
 
 async def list_clients(
@@ -98,7 +98,7 @@ async def list_clients(
     sort: str | None = None,
     cursor: str | None = None,
     limit: int = 50,
-) -> Page[Client]:
+) -> Page[ClientSummary]:
     """Clients by id, retired ones too. ``search`` is looked for in id and name.
 
     Raises:
@@ -107,7 +107,7 @@ async def list_clients(
     """
     by = SORTING.by(sort, cursor or None)
     rows = await read.rows(
-        Client,
+        ClientSummary,
         _LIST + by.sql,
         retired=retired,
         priority=priority,

@@ -17,8 +17,9 @@ _FOREIGN = ("0", "f")
 #: The log never becomes so long here.
 _FAR = 1_000
 #: Refused for who sends them: the operator's own tokens name no member who could subscribe, and a
-#: header of 0 is sent as a good one where a body may be empty.
-_NOT_ITSELF = ("subscriber", "header.If-Match")
+#: header of 0 is sent as a good one where a body may be empty. And addresses of domains that are
+#: reserved, which `format: email` does not know.
+_NOT_ITSELF = ("subscriber", "header.If-Match", "body.email")
 #: Headers that clients act on.
 _SAID = ("etag", "location", "retry-after", "as-of-position", "www-authenticate", "link")
 

@@ -235,7 +235,7 @@ class TestContinuousIntegration:
         java_and_maven(programs)
         done = ci(programs)
         assert done.returncode == 0, done.stderr
-        assert done.stdout == f"make kafka lint test clients contract {REQUIRED}=1\n"
+        assert done.stdout == f"make kafka lint test clients contract EXAMPLES=60 {REQUIRED}=1\n"
 
     @pytest.mark.parametrize("package", ["openjdk-17-jre-headless", "default-jre-headless"])
     def test_what_is_missing_is_installed_on_debian(self, programs: Path, package: str) -> None:
@@ -253,7 +253,7 @@ class TestContinuousIntegration:
             f"noninteractive install --yes --quiet --quiet --no-install-recommends {package} maven"
             in done.stderr
         )
-        assert done.stdout == f"make kafka lint test clients contract {REQUIRED}=1\n"
+        assert done.stdout == f"make kafka lint test clients contract EXAMPLES=60 {REQUIRED}=1\n"
 
     @pytest.mark.parametrize("version", [None, "11.0.2"])
     def test_elsewhere_it_says_what_to_install(self, programs: Path, version: str | None) -> None:

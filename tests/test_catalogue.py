@@ -319,6 +319,8 @@ def test_every_refusal_has_a_specification() -> None:
             "orders",
             "reservations",
             "shipments",
+            "order_changes",
+            "order_fields",
             "inventory",
             "decisions",
             "reviews",

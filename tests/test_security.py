@@ -90,14 +90,16 @@ def filled(path: str, name: str = "X-none") -> str:
 
 
 def raw(served: Served, request: bytes, *, seconds: float = 3) -> bytes:
-    """What the server says to these bytes."""
+    """What the server says to these bytes, until it is silent for so long; the first word may take
+    longer, on a machine that runs many tests."""
     host, port = served.url.removeprefix("http://").split(":")
     said = b""
-    with socket.create_connection((host, int(port)), timeout=seconds) as connection:
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(request)
         try:
             while part := connection.recv(65_536):
                 said += part
+                connection.settimeout(seconds)
         except TimeoutError:
             pass
     return said

@@ -15,20 +15,19 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 from uuid import UUID
 
 import polars as pl
 import psycopg
 import structlog
-from adbc_driver_manager import Error as DriverError
-from adbc_driver_postgresql import dbapi
 from psycopg import sql
 
 from domain.values import Event
 from eventstore.archive.cold import ATTEMPTS
 from eventstore.archive.object_store import ArchiveUnavailable, ObjectStore
 from eventstore.archive.segments import LOCATION, Segment, location, parse
+from eventstore.columnar import ArrowConnection
 from eventstore.log import LogUnavailable
 from projections.frames import Wanted, decode_frame, wanted
 from projections.log_queries import (
@@ -80,7 +79,7 @@ class LogReader:
     def __init__(self, url: str, *, hold: bool = False) -> None:
         self._url = url
         self._hold = hold
-        self._connection: Any = None
+        self._connection: ArrowConnection | None = None
         self._turn = asyncio.Lock()
         self._files = ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="segments")
         self._bytes_each = 512.0
@@ -389,21 +388,16 @@ class LogReader:
     def _fetch(self, query: str) -> pl.DataFrame:
         try:
             if self._connection is None:
-                self._connection = dbapi.connect(self._url, autocommit=not self._hold)
-            with self._connection.cursor() as cursor:
-                cursor.execute(query)
-                return pl.DataFrame(cursor.fetch_arrow())
-        except DriverError as error:
+                self._connection = ArrowConnection(self._url, transaction=self._hold)
+            return self._connection.frame(query)
+        except psycopg.OperationalError:
             self._close()
-            raise psycopg.OperationalError(str(error)) from error
+            raise
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            try:
-                connection.close()
-            except DriverError:  # what is broken is closed
-                return
+            connection.close()
 
 
 def left_out(rows: pl.DataFrame, positions: Collection[int]) -> pl.DataFrame:

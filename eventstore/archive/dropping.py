@@ -15,8 +15,6 @@ from typing import Any, LiteralString
 
 import polars as pl
 import psycopg
-from adbc_driver_manager import Error as DriverError
-from adbc_driver_postgresql import dbapi
 from psycopg import sql
 
 from eventstore.archive.object_store import ArchiveUnavailable, ObjectStore
@@ -30,6 +28,7 @@ from eventstore.archive.segments import (
     stored_events,
 )
 from eventstore.archive.writer import ArchiveError, check_file, check_segment
+from eventstore.columnar import ArrowConnection
 
 Report = Callable[[int, int], None]
 _WINDOW = 25_000
@@ -228,22 +227,17 @@ def restore(url: str, numbers: Collection[int] | None = None) -> list[Segment]:
 
 def _compare(url: str, store: ObjectStore, segment: Segment) -> None:
     """See that Postgres and the archive hold the same rows."""
-    try:
-        with dbapi.connect(url, autocommit=True) as connection:
-            for after in range(segment.first - 1, segment.last, _WINDOW):
-                to = min(segment.last, after + _WINDOW)
-                with connection.cursor() as cursor:
-                    cursor.execute(_ROWS.format(after=after, to=to))
-                    rows = pl.DataFrame(cursor.fetch_arrow()).select(
-                        pl.col(name).cast(dtype) for name, dtype in LOG_COLUMNS.items()
-                    )
-                if not rows.equals(read_rows(store, segment, after, to)):
-                    raise ArchiveError(
-                        f"segment {segment.number}: behind position {after:,} the archive and "
-                        "Postgres hold different events"
-                    )
-    except DriverError as error:
-        raise psycopg.OperationalError(str(error)) from error
+    with ArrowConnection(url) as connection:
+        for after in range(segment.first - 1, segment.last, _WINDOW):
+            to = min(segment.last, after + _WINDOW)
+            rows = connection.frame(_ROWS.format(after=after, to=to)).select(
+                pl.col(name).cast(dtype) for name, dtype in LOG_COLUMNS.items()
+            )
+            if not rows.equals(read_rows(store, segment, after, to)):
+                raise ArchiveError(
+                    f"segment {segment.number}: behind position {after:,} the archive and "
+                    "Postgres hold different events"
+                )
 
 
 def _drop(

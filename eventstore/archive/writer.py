@@ -20,8 +20,6 @@ from typing import Any, LiteralString
 import polars as pl
 import psycopg
 import structlog
-from adbc_driver_manager import Error as DriverError
-from adbc_driver_postgresql import dbapi
 
 from eventstore.archive.object_store import (
     ArchiveDamaged,
@@ -31,6 +29,7 @@ from eventstore.archive.object_store import (
     without_userinfo,
 )
 from eventstore.archive.segments import LOCATION, LOG_COLUMNS, Segment, SegmentFile, location, parse
+from eventstore.columnar import ArrowConnection
 
 _log = structlog.get_logger(__name__)
 #: Makes the columns of each event type of some rows of the log: a frame for each topic; None for
@@ -237,22 +236,17 @@ class Archive:
     def _windows(self, after: int, to: int) -> Iterator[pl.DataFrame]:
         """The rows of a range, window by window, until a segment has enough bytes."""
         size = 0
-        try:
-            with dbapi.connect(self._url, autocommit=True) as connection:
-                while after < to and size < _MOST_BYTES:
-                    end = min(to, after + _WINDOW)
-                    with connection.cursor() as cursor:
-                        cursor.execute(_ROWS.format(after=after, to=end))
-                        rows = pl.DataFrame(cursor.fetch_arrow()).select(
-                            pl.col(name).cast(dtype) for name, dtype in LOG_COLUMNS.items()
-                        )
-                    if rows.height != end - after:
-                        raise ArchiveError(f"the log has a hole behind position {after:,}")
-                    size += int(rows["state"].bin.size().sum())
-                    after = end
-                    yield rows
-        except DriverError as error:
-            raise psycopg.OperationalError(str(error)) from error
+        with ArrowConnection(self._url) as connection:
+            while after < to and size < _MOST_BYTES:
+                end = min(to, after + _WINDOW)
+                rows = connection.frame(_ROWS.format(after=after, to=end)).select(
+                    pl.col(name).cast(dtype) for name, dtype in LOG_COLUMNS.items()
+                )
+                if rows.height != end - after:
+                    raise ArchiveError(f"the log has a hole behind position {after:,}")
+                size += int(rows["state"].bin.size().sum())
+                after = end
+                yield rows
 
     def _insert(
         self, connection: psycopg.Connection[Any], segment: Segment, manifest: bytes

@@ -185,6 +185,7 @@ def load(file: Path, name: str | None = None) -> list[Table]:
 
     Raises:
         NoDeclaration: it declares none, or not that one.
+        WrongDeclaration: one that is asked for cannot work.
     """
     found: dict[str, Table] = {}
     for value in runpy.run_path(str(file)).values():
@@ -195,4 +196,7 @@ def load(file: Path, name: str | None = None) -> list[Table]:
         raise NoDeclaration(f"{file}: there is no table {name!r}; {told}")
     if not found:
         raise NoDeclaration(f"{file}: no table is declared: assign a Table to a name")
-    return [found[name]] if name is not None else list(found.values())
+    asked = [found[name]] if name is not None else list(found.values())
+    for table in asked:
+        table.check()
+    return asked

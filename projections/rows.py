@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import cache
@@ -28,9 +28,13 @@ _BULK = 500
 _COPIED_AT_ONCE = 20_000
 
 
-async def create(connection: Connection, table: Table, suffix: str = "") -> None:
-    """Create the empty table of a declaration, in the place of one that is there."""
-    name = table_name(table, suffix)
+async def create(connection: Connection, *tables: Table, suffix: str = "") -> None:
+    """Create the empty tables of declarations, in the place of those that are there."""
+    said = [one for table in tables for one in _creation(table, table_name(table, suffix))]
+    await connection.execute(sql.SQL("; ").join(said))  # in one round trip
+
+
+def _creation(table: Table, name: sql.Identifier) -> Iterator[sql.Composable]:
     columns = [
         sql.SQL("{} {}{}").format(
             sql.Identifier(column),
@@ -39,22 +43,18 @@ async def create(connection: Connection, table: Table, suffix: str = "") -> None
         )
         for column in table.row_types
     ]
-    await connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
-    await connection.execute(
-        sql.SQL("CREATE TABLE {} ({}, PRIMARY KEY ({})) WITH (fillfactor = 80)").format(
-            name, sql.SQL(", ").join(columns), _list(table.keys)
-        )
+    yield sql.SQL("DROP TABLE IF EXISTS {}").format(name)
+    yield sql.SQL("CREATE TABLE {} ({}, PRIMARY KEY ({})) WITH (fillfactor = 80)").format(
+        name, sql.SQL(", ").join(columns), _list(table.keys)
     )
     for index in table.indexes:
-        await connection.execute(
-            sql.SQL("CREATE INDEX ON {} ({})").format(name, _list(("organisation_id", *index)))
-        )
-    await confine(connection, name)
+        yield sql.SQL("CREATE INDEX ON {} ({})").format(name, _list(("organisation_id", *index)))
+    yield _confinement(name)
 
 
-async def confine(connection: Connection, name: sql.Identifier) -> None:
-    """Let queries read a table, each the rows of its own organisation (docs/adr/0035)."""
-    await connection.execute("SELECT confine(%s::regclass, true)", (name.as_string(None),))
+def _confinement(name: sql.Identifier) -> sql.Composed:
+    """Lets queries read a table, each the rows of its own organisation (docs/adr/0035)."""
+    return sql.SQL("SELECT confine({}::regclass, true)").format(name.as_string(None))
 
 
 async def confined(connection: Connection) -> None:
@@ -68,7 +68,7 @@ async def confined(connection: Connection) -> None:
             with suppress(errors.LockNotAvailable, errors.UndefinedTable):
                 async with connection.transaction():
                     await connection.execute("SET LOCAL lock_timeout = '500ms'")
-                    await confine(connection, sql.Identifier(SCHEMA, name))
+                    await connection.execute(_confinement(sql.Identifier(SCHEMA, name)))
 
 
 async def drop(connection: Connection, table: Table, suffix: str) -> None:

@@ -101,10 +101,7 @@ async def prepare(connection: Connection, tables: Sequence[Table]) -> list[Table
         await connection.execute(_SCHEMA.read_text())
         await connection.execute(_ASKED)
         present = await progress(connection, tables)
-        for table in tables:
-            if table.name not in present:
-                await rows.create(connection, table)
-                await set_progress(connection, table, 0, None)
+        await _create(connection, [table for table in tables if table.name not in present])
     await rows.confined(connection)
     return [
         table for table in tables if table.name in present and _changed(table, present[table.name])
@@ -236,13 +233,29 @@ async def recovered(connection: Connection, table: Table) -> None:
 
 async def start_over(connection: Connection, tables: Sequence[Table]) -> None:
     """Empty the tables and set them to position 0, in the caller's transaction."""
-    for table in tables:
-        await rows.create(connection, table)
-        await set_progress(connection, table, 0, None)
-        await connection.execute("DELETE FROM dead_letters WHERE projection = %s", (table.name,))
-        await connection.execute(
-            "DELETE FROM projection_lanes WHERE name = %s AND suffix = ''", (table.name,)
-        )
+    await _create(connection, tables)
+    names = [table.name for table in tables]
+    await connection.execute("DELETE FROM dead_letters WHERE projection = ANY(%s)", (names,))
+    await connection.execute(
+        "DELETE FROM projection_lanes WHERE name = ANY(%s) AND suffix = ''", (names,)
+    )
+
+
+async def _create(connection: Connection, tables: Sequence[Table]) -> None:
+    """Make the tables anew, empty and at position 0."""
+    if not tables:
+        return
+    await rows.create(connection, *tables)
+    await connection.execute(
+        """WITH begun AS (
+            INSERT INTO projections AS p (name, fingerprint, position)
+            SELECT name, fingerprint, 0
+            FROM unnest(%s::text[], %s::text[]) AS t (name, fingerprint)
+            ON CONFLICT (name) DO UPDATE SET fingerprint = excluded.fingerprint, position = 0,
+                last_event_id = NULL, updated_at = now(), error = NULL, held = false)
+        SELECT pg_notify(%s, '0')""",
+        ([table.name for table in tables], [table.fingerprint for table in tables], CHANNEL),
+    )
 
 
 async def forget(connection: Connection, name: str) -> bool:
@@ -313,7 +326,7 @@ async def begin_rebuild(connection: Connection, table: Table) -> Rebuild:
         )
         if found := await cursor.fetchone():
             return Rebuild(*found)
-        await rows.create(connection, table, NEXT)
+        await rows.create(connection, table, suffix=NEXT)
         await connection.execute(
             "DELETE FROM dead_letters WHERE projection = %s AND suffix = %s", (table.name, NEXT)
         )

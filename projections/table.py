@@ -1,7 +1,8 @@
 """Declarations: a read model is a table whose columns are folds over events, keyed by their fields.
 
-A declaration is checked when it is made: a field that an event does not have, an expression that
-does not fit its type, a key that is missing fail there, naming table, event and column.
+A declaration's shape is checked when it is made, its expressions before anything is folded by them:
+a field that an event does not have, an expression that does not fit its type, a key that is missing
+fail there, naming table, event and column.
 """
 
 from __future__ import annotations
@@ -66,6 +67,9 @@ class WrongDeclaration(TypeError):
 class Table:
     """A read model, declared once; live, rebuilt, as of and previewed by the same engine.
 
+    Its expressions are checked when its types are first asked for: who folds nothing (most commands
+    of the command line) does not wait for what all declarations together take.
+
     Attributes:
         name: the table's name in the schema of read models.
         key: for each event type, the key's expressions by column name (all of the same names), or
@@ -83,9 +87,8 @@ class Table:
         recompute: makes the finished rows of some keys from all that their events say (a frame of
             the key's columns, the ``each`` columns, ``event``, ``last_position``, in log order),
             for what no fold expresses. Everything of a key is read again when it is touched.
-
     Raises:
-        WrongDeclaration: it cannot work.
+        WrongDeclaration: its shape cannot be.
     """
 
     name: str
@@ -98,14 +101,35 @@ class Table:
     closes: Sequence[type[Event]] = ()
     effective: Mapping[type[Event], Contribution] = field(default_factory=dict)
     recompute: Recompute | None = None
-    #: The type of each key column and of each column's values, as found by the check.
-    types: Mapping[str, DataType] = field(init=False, repr=False)
-    #: The columns of a finished row, in order.
-    row_types: Mapping[str, DataType] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "types", _checked(self))
-        object.__setattr__(self, "row_types", _row_types(self))
+        _check_shape(self)
+
+    @property
+    def types(self) -> Mapping[str, DataType]:
+        """The type of each key column and of each column's values.
+
+        Raises:
+            WrongDeclaration: it cannot work.
+        """
+        return _checked(self)
+
+    @property
+    def row_types(self) -> Mapping[str, DataType]:
+        """The columns of a finished row and their types, in order.
+
+        Raises:
+            WrongDeclaration: it cannot work.
+        """
+        return _row_types(self)
+
+    def check(self) -> None:
+        """See that it can work.
+
+        Raises:
+            WrongDeclaration: it cannot; the message names table, event, column and reason.
+        """
+        _row_types(self)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -275,13 +299,13 @@ def frame_schema(table: Table, event: type[Event]) -> dict[str, DataType]:
     return schema
 
 
+@cache
 def _checked(table: Table) -> dict[str, DataType]:
     """The types of all key columns and columns.
 
     Raises:
         WrongDeclaration: with table, event, column and reason.
     """
-    _check_shape(table)
     found: dict[str, list[tuple[str, DataType]]] = {}
     for event in table.events:
         schema = frame_schema(table, event)
@@ -318,6 +342,7 @@ def _checked(table: Table) -> dict[str, DataType]:
     return types
 
 
+@cache
 def _row_types(table: Table) -> dict[str, DataType]:
     """The columns of a finished row and their types, in order.
 
@@ -460,7 +485,7 @@ def _check_shape(table: Table) -> None:
         )
 
 
-# Every process begins with these checks: what can be asked of many expressions at once is.
+# Every process that folds begins with these checks: what many expressions can be asked at once is.
 
 
 def _tells_rows_apart(asked: Sequence[pl.Expr], schema: Mapping[str, DataType]) -> bool:

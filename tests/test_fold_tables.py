@@ -39,7 +39,9 @@ def declared(**changes: Any) -> Table:
         "columns": {"sku": LAST_SKU},
         **changes,
     }
-    return Table(**parts)
+    table = Table(**parts)
+    table.check()
+    return table
 
 
 def of_orders(**changes: Any) -> Table:
@@ -49,7 +51,9 @@ def of_orders(**changes: Any) -> Table:
         "columns": {"x": first({OrderPlaced: "state"})},
         **changes,
     }
-    return Table(**parts)
+    table = Table(**parts)
+    table.check()
+    return table
 
 
 def lines(field: str) -> pl.Expr:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 from pydantic import BaseModel
 
 from api.commands import Post, mount
@@ -12,6 +12,7 @@ from api.dependencies import Caller, Cursor, Limit, NotFound, either, reading, t
 from api.errors import documented
 from api.history import HistoryEntry, history_of
 from api.listing import sortable
+from api.routers import Router
 from commands.alerts import alert_stream, rule_stream
 from domain.alert_rules import AlertKind, SetAlertRule, Severity
 from domain.alerts import (
@@ -29,7 +30,7 @@ from readmodels.alerts import AlertPage, AlertSummary, RuleSummary
 from readmodels.database import ReadModels
 from readmodels.page import Page
 
-router = APIRouter(prefix="/alerts", tags=["alerts"])
+router = Router("/alerts", tags=["alerts"])
 
 _STATES = [state.value for state in State if state is not State.UNKNOWN]
 _TABLES = ("alert_list", "alert_reads", "alert_readers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi import Body, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.models import Example
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +17,7 @@ from api.dependencies import Caller, Cursor, Limit, Parts, reading, tagged
 from api.errors import documented
 from api.listing import sortable
 from api.organisations import context_with_secret
+from api.routers import Router
 from api.times import Timestamp
 from commands import HANDLERS
 from domain.access import Roles
@@ -28,7 +29,7 @@ from readmodels.api_keys import ApiKeyView
 from readmodels.database import ReadModels
 from readmodels.page import Page
 
-router = APIRouter(prefix="/organisation/api-keys", tags=["organisations"])
+router = Router("/organisation/api-keys", tags=["organisations"])
 
 Actor = Annotated[str, Field(min_length=1, max_length=240, pattern=r"^[^\x00]+$")]
 _ISSUE: dict[str, Example] = {

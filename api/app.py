@@ -55,6 +55,7 @@ from api import (
     schemas,
     seals,
     shipments,
+    simulation_results,
     simulations,
     sites,
     socket,
@@ -76,11 +77,11 @@ from api.correlation import Correlation
 from api.dependencies import Dependencies
 from api.limits import Limited
 from api.quick import Commands
+from api.routers import PREFIX
 from api.strict import strict
 from api.traffic import Measured, Traffic
 from eventstore.spans import Spans
 
-PREFIX = "/api/v1"
 #: The paths that take more than a megabyte, and how many bytes.
 LARGER: Mapping[str, int] = {PREFIX + uploads.PATH: uploads.MOST}
 _ASSETS = Path(fastapi_offline.__file__).with_name("static")
@@ -115,6 +116,7 @@ _ROUTERS = (
     tours,
     tariffs,
     forecasts,
+    simulation_results,
     simulations,
     metrics,
     schedules,
@@ -134,6 +136,7 @@ _ROUTERS = (
     schemas,
     health,
 )
+_ELSEWHERE = (prometheus.router, health.probes)  # where Prometheus looks, and Kubernetes
 
 _DESCRIPTION = """
 Commands become events in one log; read models answer queries; decisions come with their reasons.
@@ -171,10 +174,8 @@ def create_app(
         description=_DESCRIPTION,
         lifespan=life,
         docs_url=None,  # ours below: FastAPI's own loads its scripts from the internet
-        openapi_url="/openapi.json",
+        openapi_url=None,  # so is the document: FastAPI makes it where all requests are answered
         redoc_url=None,
-        generate_unique_id_function=lambda route: route.name,
-        responses={422: {"model": errors.Problem}},
         dependencies=[Depends(strict)],
         # The address of a redirect would be made of the Host header, which is the sender's.
         redirect_slashes=False,
@@ -183,17 +184,15 @@ def create_app(
     methods.install(app)
     openapi.install(app)
     _guard(app, limits, origins)
-    for module in _ROUTERS:
-        app.include_router(module.router, prefix=PREFIX)
-    app.include_router(prometheus.router)  # where Prometheus looks by itself
-    app.include_router(health.probes)  # and Kubernetes
+    for router in (*(module.router for module in _ROUTERS), *_ELSEWHERE):
+        router.join(app)
 
     # Before what is mounted: files are not for WebSockets.
     app.router.add_websocket_route("/{path:path}", handshakes.nowhere)
     app.mount("/assets", StaticFiles(directory=_ASSETS), name="assets")
 
     page = get_swagger_ui_html(
-        openapi_url="/openapi.json",
+        openapi_url=openapi.PATH,
         title="Chainlytics API",
         swagger_js_url="/assets/swagger-ui-bundle.js",
         swagger_css_url="/assets/swagger-ui.css",

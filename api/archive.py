@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter
-
 from api.dependencies import Cursor, Limit, Parts, allowed
 from api.errors import documented
+from api.routers import Router
 from api.tokens import Identity
 from readmodels import archive
 from readmodels.archive import ArchivedSegment
 from readmodels.page import Page
 
-router = APIRouter(prefix="/archive", tags=["archive"])
+router = Router("/archive", tags=["archive"])
 
 
 @router.get("/segments", summary="List the archive's segments", responses=documented())

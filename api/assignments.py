@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, NotFound, reading
 from api.errors import documented
 from api.history import HistoryEntry, history_of
 from api.listing import Chosen, Search, choosing, partial, sortable
+from api.routers import Router
 from commands.assignments import assignments_stream
 from domain.assignments import AssignVehicle, CancelAssignment, ChangeAssignment, EndAssignment
 from domain.values import Id
@@ -20,7 +21,7 @@ from readmodels.assignments import Assignment
 from readmodels.database import ReadModels
 from readmodels.page import Page
 
-router = APIRouter(prefix="/assignments", tags=["assignments"])
+router = Router("/assignments", tags=["assignments"])
 
 _ONE = "/{vehicle_id}/{assignment_id}"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from api.dependencies import Cursor, Limit, Parts, allowed, either, reading
 from api.errors import documented
+from api.routers import Router
 from api.times import Timestamp
 from api.tokens import Identity
 from domain.catalogue import AREAS
@@ -18,7 +19,7 @@ from readmodels.audit import AuditLine, CommandLine, KeptRecords, PersonalAccess
 from readmodels.database import ReadModels
 from readmodels.page import Page
 
-router = APIRouter(tags=["audit"])
+router = Router(tags=["audit"])
 
 _Name = Annotated[str | None, Query(min_length=1, max_length=300, pattern="^[^\\x00]*$")]
 _From = Annotated[Timestamp | None, Query(alias="from", description="From this moment on.")]

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Header, Path, Response
+from fastapi import Body, Header, Path, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.models import Example
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
@@ -20,11 +20,12 @@ from api.identity.local import LOCAL
 from api.identity.passwords import LONGEST, SHORTEST, refused
 from api.identity.sessions import SignedIn
 from api.organisations import organisations_of
+from api.routers import Router
 from api.tokens import InvalidToken
 from domain.access import Role
 from readmodels.organisations import Belonging
 
-router = APIRouter(prefix="/auth", tags=["auth"])
+router = Router("/auth", tags=["auth"])
 
 _CODE = "7Q2KD-M4XVA-9TBNE-3HGRC"
 _PHRASE = "three quiet herons wade"

@@ -5,16 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Path, Query, Response
+from fastapi import HTTPException, Path, Query, Response
 
 from api.dependencies import Caller, NotFound, Parts, reading
 from api.errors import documented
+from api.routers import Router
 from domain.values import Id
 from ml.bundle import READS, ModelGone, NoSuchDecision
 from ml.replay import NotAnswered
 from readmodels.database import ReadModels
 
-router = APIRouter(prefix="/decisions", tags=["decisions"])
+router = Router("/decisions", tags=["decisions"])
 
 
 @router.get(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, NotFound, reading, tagged
 from api.errors import documented
 from api.history import HistoryEntry, history_of
 from api.listing import Chosen, Search, choosing, partial, sortable
+from api.routers import Router
 from commands.clients import client_stream
 from domain.clients import ChangeClient, Priority, RegisterClient, ReinstateClient, RetireClient
 from domain.values import Currency, Id
@@ -19,7 +20,7 @@ from readmodels.clients import ClientSummary
 from readmodels.database import ReadModels
 from readmodels.page import Page
 
-router = APIRouter(prefix="/clients", tags=["clients"])
+router = Router("/clients", tags=["clients"])
 
 POSTS: tuple[Post, ...] = (
     Post(

@@ -7,7 +7,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 
 from api.commands import Post, mount
 from api.conditional import entity_tag
@@ -24,6 +24,7 @@ from api.dependencies import (
 )
 from api.errors import documented
 from api.listing import Chosen, Moment, choosing, partial, sortable
+from api.routers import Router
 from api.tokens import Identity
 from domain.decisions import RecordOutcome, RequestDecision, Stage
 from domain.models import Hash
@@ -38,7 +39,7 @@ from readmodels.decisions import DecisionDetail, DecisionSummary
 from readmodels.page import Page
 from readmodels.timeline import TABLES, Timeline, timeline
 
-router = APIRouter(prefix="/decisions", tags=["decisions"])
+router = Router("/decisions", tags=["decisions"])
 
 _STAGES = [stage.value for stage in Stage if stage is not Stage.UNKNOWN]
 _Candidate = Annotated[

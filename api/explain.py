@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Path, Query, Response
+from fastapi import Body, Path, Query, Response
 
 from api.decisions import explanation_of, known
 from api.dependencies import Caller, Dependencies, NotFound, Parts, may_ask, reading, tagged
@@ -20,6 +20,7 @@ from api.explained import (
     factors_of,
 )
 from api.hypotheses import model_for
+from api.routers import Router
 from domain.decisions import Weights
 from domain.errors import Refused
 from domain.values import Id, money
@@ -43,7 +44,7 @@ from ml.whatif import Change, Option, Weighing, WrongCase
 from ml.words import broken_in_words
 from readmodels.database import ReadModels
 
-router = APIRouter(prefix="/explain", tags=["explanations"])
+router = Router("/explain", tags=["explanations"])
 
 #: Candidates that are told why they were not chosen, the best ones.
 _OTHERS = 10

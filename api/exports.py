@@ -6,18 +6,19 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import Depends, Path, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from api.dependencies import Caller, NotAllowed, NotFound, Parts, allowed, may_ask, reading
 from api.errors import documented
+from api.routers import Router
 from api.tokens import Identity
 from projections.catalogue import TABLES
 from readmodels.database import ReadModels
 from readmodels.exports import EXPORTS, Format, columns_of, wanted
 
-router = APIRouter(prefix="/exports", tags=["exports"])
+router = Router("/exports", tags=["exports"])
 
 _TYPES = {
     "csv": "text/csv; charset=utf-8; header=present",

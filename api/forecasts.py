@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.commands import Post, mount
@@ -22,6 +22,7 @@ from api.dependencies import (
 from api.errors import documented
 from api.history import HistoryEntry, history_of
 from api.listing import Chosen, choosing, partial, sortable
+from api.routers import Router
 from api.tokens import Identity
 from commands import Context
 from commands.forecasts import forecast_stream
@@ -41,7 +42,7 @@ from readmodels.forecasts import Accuracy, ForecastDetail, ForecastSummary
 from readmodels.page import Page
 from readmodels.past import AsOf
 
-router = APIRouter(prefix="/forecasts", tags=["forecasts"])
+router = Router("/forecasts", tags=["forecasts"])
 
 #: Stocks that are foretold by one request; for more there is a task.
 MOST_STOCKS = 200

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from fastapi import HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,6 +29,7 @@ from api.dependencies import (
     tagged,
 )
 from api.errors import documented
+from api.routers import Router
 from api.times import Day as DayOf
 from api.times import Timestamp
 from api.tokens import Identity
@@ -47,7 +48,7 @@ from readmodels.kpi_reports import KpiTile
 from readmodels.kpi_sums import Period
 from readmodels.positions import ProjectionState, State
 
-router = APIRouter(prefix="/frontend", tags=["frontend"])
+router = Router("/frontend", tags=["frontend"])
 
 #: Days that the dashboard's KPIs are of, up to its day.
 KPI_DAYS = 30

@@ -8,10 +8,11 @@ from collections import Counter
 from typing import Annotated, Any, Literal
 
 import psycopg
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from api.dependencies import Dependencies, Parts
+from api.routers import Router
 from eventstore import LogUnavailable
 from eventstore.artifacts import Artifacts
 from eventstore.probe import PATIENCE_S, Recent
@@ -20,9 +21,9 @@ from ml.health import Fitness, Fitnesses, Trained
 from readmodels.health import DatabaseState, database_state, deployed, diverged
 from readmodels.positions import ProjectionState, State
 
-router = APIRouter(tags=["health"])
+router = Router(tags=["health"])
 #: Where Kubernetes and load balancers look.
-probes = APIRouter(prefix="/health", tags=["health"])
+probes = Router("/health", tags=["health"], at="")
 #: Read models that somebody has to look after.
 _UNWELL = (State.STOPPED, State.STALLED, State.DIVERGED)
 _AWAY = (LogUnavailable, TimeoutError, psycopg.OperationalError, psycopg.InterfaceError)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Response
+from fastapi import Body, Path, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.decisions import known
 from api.dependencies import NotFound, Parts, reading, tagged
 from api.errors import documented
+from api.routers import Router
 from domain.errors import Refused
 from domain.values import Id, Words
 from ml.catalogue import KINDS
@@ -27,7 +28,7 @@ from ml.whatif import Change, Counterfactual
 from readmodels import models
 from readmodels.database import ReadModels
 
-router = APIRouter(tags=["explanations"])
+router = Router(tags=["explanations"])
 
 #: Finite as float32 too, which is what models see.
 _Number = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]

@@ -11,18 +11,19 @@ from pathlib import Path as FilePath
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from api.dependencies import Parts, allowed
 from api.errors import documented
+from api.routers import Router
 from api.tokens import Identity
 from commands.context import Rights
 from commands.importer import SourcesUnusable, import_directory
 from commands.mapping import Mapping, read_mapping, shipped_mappings
 from domain.errors import Refused
 
-router = APIRouter(prefix="/imports", tags=["imports"])
+router = Router("/imports", tags=["imports"])
 
 #: What can be imported, each by the mapping of its name.
 Entity = Literal["products", "sites", "clients", "vehicles", "stock", "assignments", "orders"]

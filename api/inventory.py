@@ -5,13 +5,14 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, NotFound, reading, tagged
 from api.errors import documented
 from api.history import HistoryEntry, history_of
 from api.listing import Search, sortable
+from api.routers import Router
 from commands.inventory import stock_stream
 from domain.inventory import AdjustStock, PickStock, ReceiveStock
 from domain.values import Id
@@ -20,7 +21,7 @@ from readmodels.database import ReadModels
 from readmodels.inventory import StockLevel
 from readmodels.page import Page
 
-router = APIRouter(tags=["inventory"])
+router = Router(tags=["inventory"])
 
 POSTS = (
     Post(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter
 from pydantic import BaseModel
 
 from api.dependencies import reading
 from api.errors import documented
+from api.routers import Router
 from domain.decisions import Weights
 from ml.catalogue import KINDS
 from ml.estimates import ESTIMATES, OF_DECISIONS, Family
@@ -17,7 +17,7 @@ from ml.rules import rule_for
 from readmodels import models
 from readmodels.database import ReadModels
 
-router = APIRouter(tags=["decisions"])
+router = Router(tags=["decisions"])
 
 
 class DeclaredLever(BaseModel):

@@ -7,12 +7,13 @@ import io
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 from pydantic import BaseModel
 
 from api.browsers import page_policy
 from api.dependencies import Cursor, Limit, NotFound, reading
 from api.errors import documented
+from api.routers import Router
 from api.times import Day
 from domain.values import Currency, Id
 from ml.kpi_pictures import by_name, over_time, tiles, words
@@ -33,7 +34,7 @@ from readmodels.kpi_sums import Only
 from readmodels.kpis import DailyKpi
 from readmodels.page import Page
 
-router = APIRouter(tags=["kpis"])
+router = Router(tags=["kpis"])
 
 _TIMES = ("day", "week", "month")
 _From = Annotated[

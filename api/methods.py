@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from api.errors import problem
-from api.openapi import operations
 
 
 def install(app: FastAPI) -> None:
@@ -27,8 +25,8 @@ def install(app: FastAPI) -> None:
 def allowed(app: FastAPI, path: str) -> list[str]:
     """The methods that the document has for an address, in capitals."""
     found: dict[str, list[str]] = {}
-    for template, method, _ in operations(app.openapi()):
-        if re.fullmatch(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template)), path):
-            found.setdefault(template, []).append(method.upper())
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.include_in_schema and route.path_regex.match(path):
+            found.setdefault(route.path_format, []).extend(route.methods or ())
     # `/people/search` is also a `/people/{person}`: the one that says more is meant.
     return sorted(found[min(found, key=lambda template: template.count("{"))]) if found else []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, NotFound, reading, tagged
 from api.errors import documented
 from api.history import HistoryEntry, history_of
 from api.listing import Chosen, Moment, Search, choosing, partial, sortable
+from api.routers import Router
 from commands.metrics import metric_stream
 from domain.metrics import CorrectMetric, MetricName, RecordMetric, WithdrawMetric
 from domain.values import Id
@@ -19,7 +20,7 @@ from readmodels.database import ReadModels
 from readmodels.metrics import Metric
 from readmodels.page import Page
 
-router = APIRouter(prefix="/metrics", tags=["metrics"])
+router = Router("/metrics", tags=["metrics"])
 
 POSTS: tuple[Post, ...] = (
     Post(

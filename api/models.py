@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 
 from api.commands import Post, mount
 from api.dependencies import (
@@ -20,6 +20,7 @@ from api.dependencies import (
 )
 from api.errors import documented
 from api.listing import Chosen, choosing, partial, sortable
+from api.routers import Router
 from domain.models import (
     ApproveModel,
     DeployModel,
@@ -46,7 +47,7 @@ from readmodels.models import (
 )
 from readmodels.page import Page
 
-router = APIRouter(prefix="/models", tags=["models"])
+router = Router("/models", tags=["models"])
 
 _STAGES = ("registered", "approved", "deployed", "retired")
 _KindFilter = Annotated[Id | None, Query(description="Of this kind of decision only.")]

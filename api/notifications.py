@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from api.commands import Post, mount
 from api.dependencies import Caller, Cursor, Dependencies, Limit, NotFound, reading, tagged
 from api.errors import documented
 from api.notifier import address_of
+from api.routers import Router
 from domain.errors import Refused
 from domain.notifications import SubscribeToAlerts, UnsubscribeFromAlerts
 from readmodels import notifications
@@ -18,7 +19,7 @@ from readmodels.alerts import AlertPage
 from readmodels.database import ReadModels
 from readmodels.notifications import SubscriptionSummary
 
-router = APIRouter(prefix="/notifications", tags=["notifications"])
+router = Router("/notifications", tags=["notifications"])
 
 
 async def _can_be_told(deps: Dependencies, _: UUID, command: Any) -> None:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 
 from api.document_names import NAMES, PARAMETERS, TAGS
 from api.documented import (
@@ -30,6 +32,8 @@ from api.errors import PROBLEM_JSON, documented
 from api.examples import example_of
 
 OPENAPI = "3.1.0"
+#: Where a server has the document.
+PATH = "/openapi.json"
 _METHODS = ("get", "put", "post", "delete", "patch")
 _ALTERNATIVES = re.compile(r"^\^\(([\w./-]+(?:\|[\w./-]+)*)\)\$$")
 _JSON = "application/json"
@@ -41,7 +45,19 @@ Operation = dict[str, Any]
 
 
 def describe(app: FastAPI) -> Document:
-    """The document of an application."""
+    """The document of an application; the same one for applications of the same endpoints."""
+    routes = [one for one in app.routes if isinstance(one, APIRoute) and one.include_in_schema]
+    key = (app.title, app.version, app.description, *map(id, routes))
+    if key not in _described:
+        _described[key] = _describe(app)
+    return _described[key]
+
+
+#: To make one takes seconds.
+_described: dict[tuple[object, ...], Document] = {}
+
+
+def _describe(app: FastAPI) -> Document:
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -117,13 +133,16 @@ def text_of(document: Document) -> str:
 
 def install(app: FastAPI) -> None:
     """Serve this document instead of FastAPI's own."""
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]
 
-    def openapi() -> Document:
-        if app.openapi_schema is None:
-            app.openapi_schema = describe(app)
-        return app.openapi_schema
+    @cache
+    def text() -> bytes:
+        return bytes(JSONResponse(app.openapi()).body)
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    def document(request: Request) -> Response:  # no coroutine: a thread makes it
+        return Response(text(), media_type=_JSON)
+
+    app.router.add_route(PATH, document, include_in_schema=False)
 
 
 def operations(document: Document) -> Iterator[tuple[str, str, Operation]]:

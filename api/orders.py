@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, NotFound, either, reading, tagged
 from api.errors import documented
 from api.history import HistoryEntry, history_of
 from api.listing import Chosen, Moment, Search, choosing, partial, sortable
+from api.routers import Router
 from commands.orders import order_stream
 from domain.order_delivery import ChangeOrder
 from domain.orders import (
@@ -31,7 +32,7 @@ from readmodels.database import ReadModels
 from readmodels.orders import OrderDetail, OrderLineRow, OrderSummary, TimelineEntry
 from readmodels.page import Page
 
-router = APIRouter(prefix="/orders", tags=["orders"])
+router = Router("/orders", tags=["orders"])
 
 _STATUSES = [status.value for status in Status if status is not Status.UNKNOWN]
 

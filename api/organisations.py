@@ -8,7 +8,7 @@ from hmac import compare_digest
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Body, Path, Query, Request, Response
+from fastapi import Body, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.models import Example
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,6 +32,7 @@ from api.dependencies import (
 from api.errors import documented
 from api.identity.account import Account
 from api.listing import sortable
+from api.routers import Router
 from api.times import Timestamp
 from api.tokens import Identity
 from commands import HANDLERS, Context, command_id
@@ -62,7 +63,7 @@ from readmodels.organisations import (
 )
 from readmodels.page import Page
 
-router = APIRouter(tags=["organisations"])
+router = Router(tags=["organisations"])
 
 _DAYS = timedelta(days=1)
 #: Organisations of one account, beyond which it founds no other.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Path, Query, Request, Response
+from fastapi import Body, Path, Query, Request, Response
 from fastapi.openapi.models import Example
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,7 @@ from api.commands import Accepted, IdempotencyKey, only_one
 from api.conditional import IfMatch, expected_in
 from api.dependencies import Caller, NotFound, Parts, allowed, reading, tagged
 from api.errors import documented
+from api.routers import Router
 from api.tokens import Identity
 from commands import Context
 from commands.erasing import erase
@@ -20,7 +21,7 @@ from domain.people import Reason
 from readmodels.database import ReadModels
 from readmodels.people import PersonView, Reader
 
-router = APIRouter(prefix="/people", tags=["people"])
+router = Router("/people", tags=["people"])
 
 Why = Annotated[
     str | None,

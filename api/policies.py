@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import Path, Response
 
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, NotFound, reading, tagged
 from api.errors import documented
+from api.routers import Router
 from domain.policies import ResumeKind, SetPolicy, StopKind
 from domain.values import Id
 from ml.catalogue import KINDS
@@ -17,7 +18,7 @@ from readmodels.database import ReadModels
 from readmodels.page import Page
 from readmodels.policies import PolicySummary
 
-router = APIRouter(prefix="/policies", tags=["policies"])
+router = Router("/policies", tags=["policies"])
 
 POSTS = (
     Post(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, NotFound, reading, tagged
 from api.errors import documented
 from api.history import HistoryEntry, history_of
 from api.listing import Chosen, Search, choosing, partial, sortable
+from api.routers import Router
 from commands.products import product_stream
 from domain.products import ChangeProduct, RegisterProduct, ReinstateProduct, RetireProduct
 from domain.units import Unit
@@ -20,7 +21,7 @@ from readmodels.database import ReadModels
 from readmodels.page import Page
 from readmodels.products import Product
 
-router = APIRouter(prefix="/products", tags=["products"])
+router = Router("/products", tags=["products"])
 
 POSTS: tuple[Post, ...] = (
     Post(

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Annotated
 
 import psycopg
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import Path, Request, Response
 from pydantic import BaseModel
 
 from api.dependencies import (
@@ -23,6 +23,7 @@ from api.dependencies import (
     seated,
 )
 from api.errors import documented
+from api.routers import Router
 from api.stream import EventStream
 from api.tokens import Identity
 from api.watch import Watch
@@ -32,7 +33,7 @@ from projections.dead_letters import DeadLetter
 from readmodels.page import Page
 from readmodels.positions import ProjectionState
 
-router = APIRouter(tags=["projections"])
+router = Router(tags=["projections"])
 #: What asking for them, and following them, hangs on.
 PERMISSION = "projections.list"
 #: How often the live stream looks, in seconds: a change is sent at most so often.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated
 
 import psycopg
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from api.backlogs import Tasks, Webhooks
 from api.dependencies import Parts, allowed
 from api.errors import documented
+from api.routers import Router
 from api.tokens import Identity
 from api.traffic import Traffic
 from eventstore import LogUnavailable
@@ -23,7 +24,7 @@ from readmodels.positions import LaneState, ProjectionState
 from readmodels.relay import Relaying, RelayState, relay_state
 from readmodels.webhooks import webhook_lag
 
-router = APIRouter(tags=["health"])
+router = Router(tags=["health"], at="")
 
 #: Name, help, and a projection's value: None leaves its sample out.
 _OF_EACH: tuple[tuple[str, str, Callable[[ProjectionState], float | None]], ...] = (

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from fastapi import FastAPI, Request, Response
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette._utils import get_route_path
@@ -129,8 +129,8 @@ class Commands(BaseRoute):
     def __init__(self, app: FastAPI) -> None:
         self._usual = app.router.app
         self._found: dict[tuple[str, str], list[_Command]] = {}
-        for route in iter_route_contexts(app.routes):
-            if isinstance(route.original_route, CommandRoute):
+        for route in app.routes:
+            if isinstance(route, CommandRoute):
                 endpoint: Any = route.endpoint
                 arguments: Arguments = endpoint.__dict__["arguments"]
                 command = _Command(

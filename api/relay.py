@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter
-
 from api.dependencies import Parts, allowed
 from api.errors import documented
+from api.routers import Router
 from api.tokens import Identity
 from readmodels.relay import RelayState, relay_state
 
-router = APIRouter(tags=["projections"])
+router = Router(tags=["projections"])
 
 
 @router.get("/relay", summary="How far the relay to Kafka is", responses=documented())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from api.commands import Post, mount
+from api.routers import Router
 from domain.reviews import ConfirmDecision, ContestDecision, OverrideDecision
 
-router = APIRouter(prefix="/decisions", tags=["decisions"])
+router = Router("/decisions", tags=["decisions"])
 
 POSTS = (
     Post(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Query
+from fastapi import Body, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.commands import Post, mount
@@ -13,6 +13,7 @@ from api.dependencies import Cursor, Limit, NotFound, reading
 from api.errors import documented
 from api.history import HistoryEntry
 from api.listing import Chosen, Moment, Search, choosing, partial, sortable
+from api.routers import Router
 from api.times import Timestamp
 from domain.loads import Goods
 from domain.places import Point
@@ -23,7 +24,7 @@ from readmodels.database import ReadModels
 from readmodels.page import Page
 from readmodels.route_rules import StoredRule
 
-router = APIRouter(prefix="/route-rules", tags=["route-rules"])
+router = Router("/route-rules", tags=["route-rules"])
 
 _RULE = {
     "rule_id": "LEZ-BER",

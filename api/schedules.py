@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import uuid4
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 
 from api.commands import Post, mount
 from api.dependencies import Cursor, Dependencies, Limit, NotFound, either, reading, tagged
 from api.errors import documented
 from api.history import HistoryEntry, history_of
 from api.listing import Chosen, choosing, partial, sortable
+from api.routers import Router
 from api.server_wide import must_be_allowed
 from commands import Context
 from commands.schedules import schedule_stream
@@ -32,7 +33,7 @@ from readmodels.database import ReadModels
 from readmodels.page import Page
 from readmodels.schedules import ScheduleDetail, ScheduleRun, ScheduleSummary
 
-router = APIRouter(prefix="/schedules", tags=["schedules"])
+router = Router("/schedules", tags=["schedules"])
 
 _STATES = [state.value for state in State if state is not State.UNKNOWN]
 _TASKS = ("training", "inference", "simulation", "tours", "sealing", "archiving")

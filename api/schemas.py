@@ -6,14 +6,15 @@ import hashlib
 from functools import cache
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import Header, Path, Request, Response
 from pydantic import BaseModel
 
 from api.asyncapi.document import document, text_of
 from api.asyncapi.payloads import schemas
 from api.dependencies import NotFound, Parts
+from api.routers import Router
 
-router = APIRouter(tags=["messages"])
+router = Router(tags=["messages"])
 _JSON = "application/json"
 _SCHEMA_JSON = "application/schema+json"
 _IfNoneMatch = Annotated[

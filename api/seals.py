@@ -5,17 +5,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 from pydantic import BaseModel, Field
 
 from api.dependencies import Cursor, Limit, Parts, allowed
 from api.errors import documented
+from api.routers import Router
 from api.times import Timestamp
 from api.tokens import Identity
 from eventstore.seals.proofs import MOST_EVENTS, Proofs
 from readmodels.page import BadCursor, Page, decode, page
 
-router = APIRouter(prefix="/audit", tags=["proof"])
+router = Router("/audit", tags=["proof"])
 _Auditor = Annotated[Identity, allowed("audit.proofs")]
 _FIRST = 2**62
 

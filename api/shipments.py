@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, NotFound, reading
 from api.errors import documented
 from api.listing import Search, sortable
+from api.routers import Router
 from domain.orders import (
     DeliverShipment,
     FillBackorder,
@@ -25,7 +26,7 @@ from readmodels.database import ReadModels
 from readmodels.page import Page
 from readmodels.shipments import Backorder, Return, Shipment
 
-router = APIRouter(tags=["orders"])
+router = Router(tags=["orders"])
 
 _LINES = [{"line_no": 1, "quantity": "1"}]
 

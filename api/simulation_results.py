@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Query, Response
+from fastapi import HTTPException, Path, Query, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 
 from api.dependencies import Dependencies, NotFound, Parts, either, reading
 from api.errors import documented
+from api.routers import Router
 from domain.errors import Refused
 from domain.tasks import State
 from domain.values import Id
@@ -27,8 +28,8 @@ from readmodels.database import ReadModels
 from readmodels.simulations import SimulationSummary
 from readmodels.tasks import TaskDetail
 
-#: Within the router of simulations.
-router = APIRouter()
+#: Before the other endpoints of simulations: those take any name for a simulation's.
+router = Router("/simulations", tags=["simulations"])
 
 #: Simulations that are compared at once.
 _MOST_COMPARED = 6

@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 
-from api import simulation_results
 from api.commands import Post, mount
 from api.dependencies import (
     Cursor,
@@ -24,6 +23,7 @@ from api.dependencies import (
 from api.errors import documented
 from api.history import HistoryEntry, history_of
 from api.listing import Chosen, choosing, partial, sortable
+from api.routers import Router
 from api.simulation_results import summary_of
 from commands.simulations import scenario_stream
 from domain import catalogue
@@ -44,7 +44,7 @@ from readmodels.database import ReadModels
 from readmodels.page import Page
 from readmodels.simulations import Scenario, ScenarioPreview, SimulationSummary
 
-router = APIRouter(prefix="/simulations", tags=["simulations"])
+router = Router("/simulations", tags=["simulations"])
 
 _STATES = [state.value for state in State if state is not State.UNKNOWN]
 #: Seconds after which it is worth to look again.
@@ -136,8 +136,6 @@ POSTS: tuple[Post, ...] = (
     ),
 )
 mount(router, POSTS)
-# Before what takes any name for a simulation's.
-router.include_router(simulation_results.router)
 
 
 # scenarios

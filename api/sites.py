@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import Depends, Path, Query, Response
 from fastapi.exceptions import RequestValidationError
 
 from api.commands import Post, mount
@@ -12,6 +12,7 @@ from api.dependencies import Cursor, Limit, NotFound, reading, tagged
 from api.errors import documented
 from api.history import HistoryEntry, history_of
 from api.listing import Chosen, Search, choosing, partial, sortable
+from api.routers import Router
 from commands.sites import site_stream
 from domain.places import Point
 from domain.sites import ChangeSite, CloseSite, Kind, OpenSite, ReopenSite
@@ -21,7 +22,7 @@ from readmodels.database import ReadModels
 from readmodels.page import Page
 from readmodels.sites import Near, Site
 
-router = APIRouter(prefix="/sites", tags=["sites"])
+router = Router("/sites", tags=["sites"])
 
 POSTS = (
     Post(

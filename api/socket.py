@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import structlog
-from fastapi import APIRouter, WebSocket
+from fastapi import WebSocket
 from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
@@ -20,6 +20,7 @@ from api.dependencies import Dependencies, NotAllowed, identified, may_ask
 from api.errors import problem_of, told_of
 from api.handshakes import BEARER, correlation_id_of, refuse
 from api.live import Filters, Passed
+from api.routers import PREFIX, Router
 from api.serving import abort, cut
 from api.socket_messages import (
     MOST_CHARACTERS,
@@ -35,7 +36,7 @@ from api.tokens import Identity, InvalidToken
 from api.watch import PERMISSION, Watch
 from eventstore.attempts import Attempt
 
-router = APIRouter()
+router = Router()
 #: The protocol that is spoken. A browser names its token beside it, as ``bearer.<token>``.
 PROTOCOL = "chainlytics"
 #: How long who has shown no token may take to send it, in seconds.
@@ -309,4 +310,4 @@ async def follow_by_socket(websocket: WebSocket) -> None:
 
 
 # A plain route: what the application's endpoints depend on is there for requests of HTTP.
-router.add_websocket_route("/stream/socket", follow_by_socket)
+router.add_websocket_route(f"{PREFIX}/stream/socket", follow_by_socket)

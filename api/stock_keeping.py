@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, NotFound, reading, tagged
 from api.errors import documented
 from api.history import HistoryEntry, history_of
 from api.listing import Chosen, Search, choosing, partial, sortable
+from api.routers import Router
 from commands.stock_keeping import stock_keeping_stream
 from domain.stock_keeping import ChangeStockKeeping, EndStockKeeping, KeepStock
 from domain.values import Id
@@ -19,7 +20,7 @@ from readmodels.database import ReadModels
 from readmodels.page import Page
 from readmodels.stock_keeping import StockKeeping
 
-router = APIRouter(prefix="/stock-keeping", tags=["inventory"])
+router = Router("/stock-keeping", tags=["inventory"])
 
 POSTS: tuple[Post, ...] = (
     Post(

@@ -10,19 +10,20 @@ from uuid import UUID
 
 import psycopg
 import structlog
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import Header, Query, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from api.dependencies import Credentials, Parts, seated
 from api.errors import documented
 from api.live import MOST_NAMES, Area, EventName, Filters, Live, Passed, StreamName
+from api.routers import Router
 from api.serving import abort
 from api.tokens import Identity
 from api.watch import PERMISSION, Watch
 from eventstore import LogUnavailable
 from eventstore.archive.object_store import ArchiveDamaged, ArchiveUnavailable
 
-router = APIRouter(tags=["stream"])
+router = Router(tags=["stream"])
 #: How long a client may take for the last words of a stream that ends, in seconds.
 GRACE_S = 2.0
 #: What ends a stream for now: who comes back goes on where it was.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, reading
 from api.errors import documented
 from api.history import HistoryEntry, history_of
+from api.routers import Router
 from commands.tariffs import emission_stream, tariff_stream
 from domain.tariffs import SetEmissionFactor, SetTariff
 from domain.vehicle_kinds import Fuel, Mode
@@ -18,7 +19,7 @@ from readmodels.database import ReadModels
 from readmodels.page import Page
 from readmodels.tariffs import EmissionFactorRow, TariffRow
 
-router = APIRouter(prefix="/tariffs", tags=["tariffs"])
+router = Router("/tariffs", tags=["tariffs"])
 
 POSTS = (
     Post(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from fastapi import HTTPException, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from api.commands import Post, may_send, mount
@@ -28,6 +28,7 @@ from api.dependencies import (
 from api.errors import documented
 from api.history import HistoryEntry, history_of
 from api.listing import Chosen, choosing, partial, sortable
+from api.routers import Router
 from api.server_wide import of_the_server
 from commands import Context, Forbidden
 from commands.tasks import REQUESTS, task_stream
@@ -54,7 +55,7 @@ from readmodels.page import Page
 from readmodels.task_queue import QueueOverview
 from readmodels.tasks import TaskDetail, TaskSummary
 
-router = APIRouter(prefix="/tasks", tags=["tasks"])
+router = Router("/tasks", tags=["tasks"])
 
 _STATES = [state.value for state in State if state is not State.UNKNOWN]
 #: Seconds after which it is worth to look again.

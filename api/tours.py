@@ -6,7 +6,7 @@ import asyncio
 from datetime import date
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Path, Query, Response
+from fastapi import HTTPException, Path, Query, Response
 
 from api.commands import Post, mount
 from api.dependencies import (
@@ -22,6 +22,7 @@ from api.dependencies import (
 from api.errors import documented
 from api.history import HistoryEntry, history_of
 from api.listing import Chosen, Search, choosing, partial, sortable
+from api.routers import Router
 from api.tasks import request_post
 from commands.tours import plan_stream, tour_stream
 from domain.catalogue import decode
@@ -56,7 +57,7 @@ from readmodels.tours import (
     TourSummary,
 )
 
-router = APIRouter(prefix="/tours", tags=["tours"])
+router = Router("/tours", tags=["tours"])
 
 #: One at a time: the others' requests are answered meanwhile.
 _ONE = asyncio.Semaphore(1)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 
 from api.commands import Post, mount
 from api.dependencies import Cursor, Limit, NotFound, reading, tagged
 from api.errors import documented
 from api.history import HistoryEntry, history_of
 from api.listing import Chosen, Search, choosing, partial, sortable
+from api.routers import Router
 from commands.transport import vehicle_stream
 from domain.routes import AllowRoute, ForbidRoute
 from domain.transport import (
@@ -27,7 +28,7 @@ from readmodels.database import ReadModels
 from readmodels.page import Page
 from readmodels.transport import Route, Vehicle
 
-router = APIRouter(tags=["transport"])
+router = Router(tags=["transport"])
 
 _Load = Annotated[
     int | None, Query(ge=0, le=10**12, description="Only those that are known to carry so much.")

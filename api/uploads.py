@@ -6,16 +6,17 @@ import asyncio
 import tempfile
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import HTTPException, Request
 from pydantic import BaseModel, Field
 
 from api.dependencies import Parts, allowed
 from api.errors import documented
+from api.routers import Router
 from api.tokens import Identity
 from domain.errors import Refused
 from eventstore.uploads import NoRoom
 
-router = APIRouter(prefix="/uploads", tags=["tasks"])
+router = Router("/uploads", tags=["tasks"])
 
 #: Where files are uploaded, behind the API's prefix: bodies there may be larger than elsewhere.
 PATH = "/uploads"

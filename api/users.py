@@ -6,7 +6,7 @@ import json
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Body
+from fastapi import Body
 from fastapi.openapi.models import Example
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -15,8 +15,9 @@ from api.dependencies import Parts, Who
 from api.errors import documented
 from api.identity.account import Account
 from api.identity.local import LOCAL
+from api.routers import Router
 
-router = APIRouter(prefix="/users", tags=["users"])
+router = Router("/users", tags=["users"])
 
 _MOST_BYTES = 16_384
 _DEEPEST = 16

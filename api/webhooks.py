@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import structlog
-from fastapi import APIRouter, Body, Path, Query, Request, Response
+from fastapi import Body, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from api.commands import (
@@ -39,6 +39,7 @@ from api.dependencies import (
 )
 from api.errors import documented
 from api.listing import sortable
+from api.routers import Router
 from api.tokens import Identity
 from commands import Context, Forbidden, command_id
 from domain.errors import Refused
@@ -68,7 +69,7 @@ from readmodels.webhooks import (
     WebhookSummary,
 )
 
-router = APIRouter(prefix="/webhooks", tags=["webhooks"])
+router = Router("/webhooks", tags=["webhooks"])
 _log = structlog.get_logger(__name__)
 
 WebhookPath = Annotated[Id, Path(description="The webhook's id.")]

@@ -17,15 +17,15 @@ from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from api.app import PREFIX
 from api.dependencies import account, identity
 from api.posts import POSTS
+from api.routers import PREFIX
 from commands import HANDLERS
 from domain.access import Role
 from domain.values import Command
 from ml.catalogue import HANDLERS as ALL_HANDLERS
 from readmodels.access import QUERIES
-from tests.serving import Served, assert_problem, get, post, serving_here, until
+from tests.serving import NO_TLS, Served, assert_problem, get, post, serving_here, until
 
 ISSUER = "https://project.example/auth"
 SHARED = "shared with a provider in this test only"
@@ -54,6 +54,7 @@ class Person:
         self.subject = str(uuid4())
         self.member = f"nhost:{self.subject}"
         self.client = httpx.Client(
+            verify=NO_TLS,
             base_url=served.url + PREFIX,
             headers={"Authorization": f"Bearer {token(self.subject)}"},
             timeout=60,
@@ -61,6 +62,7 @@ class Person:
 
     def acting_for(self, organisation: str) -> httpx.Client:
         return httpx.Client(
+            verify=NO_TLS,
             base_url=self.client.base_url,
             headers=dict(self.client.headers) | {"X-Organisation-Id": organisation},
             timeout=60,
@@ -273,6 +275,7 @@ def test_a_right_that_another_process_took_away_ends(
     assert member.get("/sites").status_code == 200
     with serving_here(database, tmp_path) as (other, _):
         admin = httpx.Client(
+            verify=NO_TLS,
             base_url=other.url + PREFIX,
             headers=dict(ada.client.headers) | {"X-Organisation-Id": own},
             timeout=60,
@@ -400,7 +403,10 @@ ORDER = {
 
 def keyed(served: Served, key: str) -> httpx.Client:
     return httpx.Client(
-        base_url=served.url + PREFIX, headers={"Authorization": f"Bearer {key}"}, timeout=60
+        verify=NO_TLS,
+        base_url=served.url + PREFIX,
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=60,
     )
 
 
@@ -536,7 +542,7 @@ def test_figures_of_the_whole_server_are_the_operators(served: Served) -> None:
     for path in ("/relay", "/archive/segments"):
         assert_problem(admin.get(path), 403, "forbidden")
         assert served.client().get(path).status_code != 403
-    metrics = httpx.get(served.url + "/metrics", headers=dict(admin.headers))
+    metrics = httpx.get(served.url + "/metrics", verify=NO_TLS, headers=dict(admin.headers))
     assert_problem(metrics, 403, "forbidden")
 
 

@@ -42,7 +42,7 @@ from chainlytics.cli.server import _Server, build_api, server_config
 from chainlytics.settings import Settings
 from eventstore import prepare_database
 from eventstore.client_applications import ClientApplications
-from tests.serving import API, SECRET, Served, assert_problem, bearer, found, order, until
+from tests.serving import API, NO_TLS, SECRET, Served, assert_problem, bearer, found, order, until
 from tests.test_security import rows_of
 
 PASSWORD = "three quiet herons wade"
@@ -171,7 +171,7 @@ def served(
 
 @pytest.fixture
 def client(served: Served) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served.url + API, timeout=60) as client:
+    with httpx.Client(verify=NO_TLS, base_url=served.url + API, timeout=60) as client:
         yield client
 
 
@@ -657,7 +657,7 @@ def test_a_closed_server_takes_no_registrations(database: str, tmp_path: Path) -
             served,
             _,
         ),
-        httpx.Client(base_url=served.url + API) as client,
+        httpx.Client(verify=NO_TLS, base_url=served.url + API) as client,
     ):
         answer = post(client, "register", email="ada@example.com", password=PASSWORD)
         assert_problem(answer, 404, "not-offered")
@@ -681,7 +681,7 @@ def test_a_server_without_accounts_of_its_own(database: str, tmp_path: Path) -> 
             served,
             _,
         ),
-        httpx.Client(base_url=served.url + API) as client,
+        httpx.Client(verify=NO_TLS, base_url=served.url + API) as client,
     ):
         for path, body in (
             ("register", {"email": "ada@example.com", "password": PASSWORD}),
@@ -848,7 +848,9 @@ def test_operators_look_after_accounts(
     assert "@-sign" in mistaken("add", "no address")
 
     # Of another provider's accounts there is a profile to forget.
-    with httpx.Client(headers={"Authorization": f"Bearer {bearer(actor='ext-1')}"}) as external:
+    with httpx.Client(
+        verify=NO_TLS, headers={"Authorization": f"Bearer {bearer(actor='ext-1')}"}
+    ) as external:
         profile = f"{client.base_url}users/profile"
         assert external.put(profile, json={"name": "Eve"}).status_code == 200
         told("remove", "ext-1", "--yes")

@@ -38,6 +38,7 @@ from readmodels.orders import TimelineEntry
 from readmodels.page import encode
 from tests.serving import (
     API,
+    NO_TLS,
     SECRET,
     Served,
     accepted,
@@ -321,7 +322,9 @@ def test_a_token_without_roles_may_do_nothing(served: Served) -> None:
     token = Issuer(SECRET).issue(
         subject="ada", organisation_id=ORGANISATION, roles=frozenset(), ttl=timedelta(minutes=5)
     )
-    with httpx.Client(base_url=served.url + API, headers={"Authorization": f"Bearer {token}"}) as c:
+    with httpx.Client(
+        verify=NO_TLS, base_url=served.url + API, headers={"Authorization": f"Bearer {token}"}
+    ) as c:
         assert_problem(c.get("/orders"), 403, "forbidden")
         assert_problem(c.post("/orders", json=order("O-1")), 403, "forbidden")
 

@@ -49,7 +49,7 @@ from projections.table import Table
 from readmodels.database import ReadModelDiverged, ReadModels
 from readmodels.orders import list_orders, order_timeline
 from readmodels.positions import Positions, ReadModelBehind
-from tests.serving import SECRET, assert_problem, bearer, until
+from tests.serving import NO_TLS, SECRET, assert_problem, bearer, until
 from tests.world import NOW, ORGANISATION, company, context, request, send
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -544,6 +544,7 @@ def test_the_api_says_so_while_it_runs(fresh: Fresh, tmp_path: Path) -> None:
         async with (
             app.router.lifespan_context(app),
             httpx.AsyncClient(
+                verify=NO_TLS,
                 transport=transport,
                 base_url="http://test/api/v1",
                 headers={"Authorization": f"Bearer {bearer()}"},

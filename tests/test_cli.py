@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from chainlytics.cli import app
 from eventstore.embedded import EmbeddedPostgres
+from tests.serving import NO_TLS
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.timeout(280)
@@ -205,7 +206,9 @@ def test_serving_until_interrupted(terminal: Terminal, demo: str) -> None:
         wait_until_healthy(address, process)
         body = readme_order()
         headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": "my-first"}
-        with httpx.Client(base_url=f"{address}/api/v1", headers=headers, timeout=30) as client:
+        with httpx.Client(
+            verify=NO_TLS, base_url=f"{address}/api/v1", headers=headers, timeout=30
+        ) as client:
             first = client.post("/orders", json=body)
             again = client.post("/orders", json=body)
             assert (first.status_code, again.status_code) == (201, 201)
@@ -213,7 +216,7 @@ def test_serving_until_interrupted(terminal: Terminal, demo: str) -> None:
             position = first.json()["position"]
             order = client.get("/orders/TOUR-1", params={"min_position": position})
             assert order.json()["status"] == "placed"
-        assert httpx.get(f"{address}/docs").status_code == 200
+        assert httpx.get(f"{address}/docs", verify=NO_TLS).status_code == 200
         taken = terminal.run("serve", "--port", str(port), code=1)
         assert f"port {port} on 127.0.0.1 is taken" in " ".join(taken.stderr.split())
         assert terminal.json("decisions", "request", "TOUR-1")["made"] is not None
@@ -234,7 +237,7 @@ def wait_until_healthy(address: str, process: subprocess.Popen[str]) -> None:
     while monotonic() < give_up:
         assert process.poll() is None, process.communicate()
         try:
-            if httpx.get(f"{address}/api/v1/health").status_code == 200:
+            if httpx.get(f"{address}/api/v1/health", verify=NO_TLS).status_code == 200:
                 return
         except httpx.TransportError:
             pass

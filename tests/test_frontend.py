@@ -23,6 +23,7 @@ from readmodels.entities import KINDS
 from readmodels.frontend import PARTS
 from readmodels.positions import ProjectionState, State
 from tests.serving import (
+    NO_TLS,
     Served,
     assert_problem,
     decided,
@@ -311,7 +312,9 @@ def test_a_part_that_may_not_be_asked_for_by_itself_is_not_on_the_screen_either(
         key = admin.post("/organisation/api-keys", json=body)
         assert key.status_code in (200, 201), key.text
     with httpx.Client(
-        base_url=str(admin.base_url), headers={"Authorization": f"Bearer {key.json()['key']}"}
+        verify=NO_TLS,
+        base_url=str(admin.base_url),
+        headers={"Authorization": f"Bearer {key.json()['key']}"},
     ) as wall:
         screen = get(wall, "/frontend/dashboard")
         assert screen["orders"] is not None

@@ -18,7 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from chainlytics.health import Pulse, serving_health
-from tests.serving import SECRET, free_port, until
+from tests.serving import NO_TLS, SECRET, free_port, until
 
 SILENT_S = 0.5
 
@@ -68,7 +68,10 @@ def asked(health: Pulse) -> Iterator[httpx.Client]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     base = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with serving_health(listener, health), httpx.Client(base_url=base, timeout=20) as client:
+    with (
+        serving_health(listener, health),
+        httpx.Client(verify=NO_TLS, base_url=base, timeout=20) as client,
+    ):
         yield client
 
 
@@ -196,20 +199,22 @@ def test_a_worker_tells_its_health_until_it_stops(
         def ready() -> bool | None:
             assert process.poll() is None, process.communicate()[0]
             try:
-                answer = httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=10)
+                answer = httpx.get(
+                    f"http://127.0.0.1:{port}/health/ready", verify=NO_TLS, timeout=10
+                )
             except httpx.TransportError:
                 return None
             return True if answer.status_code == 200 else None
 
         until(ready)
-        assert httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/health/live", verify=NO_TLS).status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
     finally:
         process.kill()
         process.communicate()
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://127.0.0.1:{port}/health/live")
+        httpx.get(f"http://127.0.0.1:{port}/health/live", verify=NO_TLS)
 
 
 def test_a_port_that_is_taken_is_one_clear_sentence(database: str, tmp_path: Path) -> None:

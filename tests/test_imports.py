@@ -14,7 +14,7 @@ import pytest
 
 from api.imports import MOST_ERRORS
 from domain.access import Role
-from tests.serving import Served, assert_problem, found, get, serving_here, until
+from tests.serving import NO_TLS, Served, assert_problem, found, get, serving_here, until
 
 SITES = """site_id,name,region,kind,latitude,longitude,daily_capacity,service_level,level_cost_minor
 S-1,Amsterdam,NL,warehouse,52.37,4.89,200,standard,490
@@ -242,7 +242,9 @@ def test_a_key_imports_what_its_scopes_allow(client: httpx.Client, served: Serve
     assert issued.status_code == 201, issued.text
     key = issued.json()["key"]
     headers = {"Authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=str(client.base_url), headers=headers, timeout=60) as service:
+    with httpx.Client(
+        verify=NO_TLS, base_url=str(client.base_url), headers=headers, timeout=60
+    ) as service:
         text = "client_id,name,currency\nC-77,Not allowed,EUR\n"
         told = sent(service, "clients", text)
         assert told["accepted"] == 0

@@ -33,7 +33,7 @@ from tests.following import (
     wait_for_connections,
     wait_until_thrown_away,
 )
-from tests.serving import API, SECRET, Served, accepted, assert_problem, bearer
+from tests.serving import API, NO_TLS, SECRET, Served, accepted, assert_problem, bearer
 from tests.test_authorisation import PROVIDERS, Person, add, founded, token
 
 SETTINGS: dict[str, Any] = {
@@ -391,7 +391,7 @@ def test_a_stream_ends_when_its_token_does(
         ttl=timedelta(seconds=2),
     )
     with httpx.Client(
-        base_url=served.url + API, headers={"Authorization": f"Bearer {token}"}
+        verify=NO_TLS, base_url=served.url + API, headers={"Authorization": f"Bearer {token}"}
     ) as brief:
         with following(brief) as stream:
             placed = place(client, "O-1")
@@ -442,7 +442,7 @@ def test_how_far_read_models_are_is_told_no_longer_than_the_key_is_good(
     assert issued.status_code == 201, issued.text
     key = {"Authorization": f"Bearer {issued.json()['key']}"}
     with (
-        httpx.Client(base_url=served.url + API, headers=key, timeout=30) as board,
+        httpx.Client(verify=NO_TLS, base_url=served.url + API, headers=key, timeout=30) as board,
         board.stream("GET", "/projections/stream") as answer,
     ):
         assert answer.status_code == 200
@@ -481,7 +481,7 @@ def test_connections_do_not_multiply_by_organisations_and_keys(
             made = own.post("/organisation/api-keys", json={"name": "k", "roles": ["admin"]}).json()
             key = {"Authorization": f"Bearer {made['key']}"}
             service = opened.enter_context(
-                httpx.Client(base_url=served.url + API, headers=key, timeout=30)
+                httpx.Client(verify=NO_TLS, base_url=served.url + API, headers=key, timeout=30)
             )
             asked += [follow(service) for _ in range(2)]
         assert asked == [200, 200, 200, 200, 429, 429]

@@ -35,7 +35,7 @@ from domain.notifications import (
 )
 from domain.organisations import AddMember, FoundOrganisation, RemoveMember
 from domain.values import Command
-from tests.serving import API, Served, assert_problem, found, order, serving_here, until
+from tests.serving import API, NO_TLS, Served, assert_problem, found, order, serving_here, until
 from tests.spec import given, problems
 from tests.test_accounts import Postbox, postbox, signed_up
 from tests.webhooking import HERE, house, receiving
@@ -400,7 +400,7 @@ def test_a_late_order_becomes_a_letter(
     database: str, served: Served, boss: httpx.Client, box: Postbox
 ) -> None:
     email = f"eve-{uuid4().hex[:8]}@example.com"
-    with httpx.Client(base_url=served.url + API, timeout=60) as eve:
+    with httpx.Client(verify=NO_TLS, base_url=served.url + API, timeout=60) as eve:
         signed = signed_up(eve, box, email)
         eve.headers["Authorization"] = f"Bearer {signed['access_token']}"
         member = f"local:{found(eve.get('/auth/me'))['id'].removeprefix('local:')}"

@@ -34,6 +34,7 @@ from readmodels import positions
 from readmodels.positions import STALLED_AFTER_S
 from tests.serving import (
     API,
+    NO_TLS,
     SECRET,
     Served,
     accepted,
@@ -653,7 +654,7 @@ def status(served: Served, path: str, token: str | None) -> httpx.Response:
     """An answer, without waiting for the end of a live stream."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     with (
-        httpx.Client(base_url=served.url, headers=headers, timeout=30) as client,
+        httpx.Client(verify=NO_TLS, base_url=served.url, headers=headers, timeout=30) as client,
         client.stream("GET", path) as answer,
     ):
         if answer.status_code != 200:

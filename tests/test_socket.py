@@ -37,7 +37,7 @@ from tests.following import (
     raw,
     wait_for_connections,
 )
-from tests.serving import API, SECRET, Served, accepted, assert_problem, bearer
+from tests.serving import API, NO_TLS, SECRET, Served, accepted, assert_problem, bearer
 
 PATH = f"{API}/stream/socket"
 SETTINGS: dict[str, Any] = {
@@ -491,7 +491,9 @@ def test_it_closes_when_the_key_is_revoked(
         client.post("/organisation/api-keys", json={"name": "dashboard", "roles": ["service"]})
     )
     key = issued["key"]
-    service = httpx.Client(base_url=client.base_url, headers={"Authorization": f"Bearer {key}"})
+    service = httpx.Client(
+        verify=NO_TLS, base_url=client.base_url, headers={"Authorization": f"Bearer {key}"}
+    )
     with listening(served, key) as listener, service, following(service) as stream:
         listener.hear()
         placed = place(client, "O-1")

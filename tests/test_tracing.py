@@ -20,7 +20,16 @@ from chainlytics.tracing import Tracing, span_of
 from domain.access import Role
 from eventstore.spans import Commanded, Followed, Stored
 from tests.collector import Collector, collecting
-from tests.serving import SECRET, Served, accepted, free_port, order, until, wait_until_healthy
+from tests.serving import (
+    NO_TLS,
+    SECRET,
+    Served,
+    accepted,
+    free_port,
+    order,
+    until,
+    wait_until_healthy,
+)
 
 HEADER = "a key that nobody else knows"
 REMOTE = "00f067aa0ba902b7"
@@ -272,7 +281,11 @@ def test_a_collector_that_is_away_holds_up_nobody(database: str, tmp_path: Path)
 
         def live() -> bool | None:
             try:
-                return True if httpx.get(served.url + "/health/live").status_code == 200 else None
+                return (
+                    True
+                    if httpx.get(served.url + "/health/live", verify=NO_TLS).status_code == 200
+                    else None
+                )
             except httpx.TransportError:
                 return None
 

@@ -12,6 +12,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from eventstore import Entry, Log, NewEvent, StoredEvent, Subscription, Unit, prepare_database
+from tests.patience import PATIENCE_S
 
 ORGANISATION = UUID("9c1f8a52-7d5e-4c0c-8c61-5c3c5b7f9d01")
 
@@ -89,7 +90,7 @@ async def reading(url: str) -> AsyncIterator[Log]:
 async def take(batches: Subscription, count: int) -> list[StoredEvent]:
     """The next events of a subscription."""
     seen: list[StoredEvent] = []
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         async for batch in batches:
             seen += batch
             if len(seen) >= count:

@@ -39,11 +39,11 @@ from ml.models import train
 from projections.catalogue import TABLES
 from projections.table import Table
 from tests.appending import head
+from tests.patience import PATIENCE_S
 from tests.test_folds import progress
 from tests.world import NOW, company, context, deploy, send
 
 LANES = 4
-PATIENCE_S = 60
 #: One in each lane. The last one has no model: its requests fail.
 COMPANIES = [UUID(int=(11 << 64) + number) for number in range(LANES)]
 #: Commands of the made year that each company has seen; the first one all of them.

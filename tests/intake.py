@@ -23,6 +23,7 @@ from chainlytics.settings import Settings
 from eventstore import prepare_database
 from eventstore.kafka.cluster import Cluster
 from eventstore.kafka.letters import COMMANDS, REPLIES, Letter, dead_letters
+from tests.patience import PATIENCE_S
 from tests.serving import SECRET, bearer
 
 LANES = 2
@@ -124,7 +125,7 @@ class Outside:
 
     def _read(self, enough: Callable[[], bool]) -> None:
         self.producer.flush()
-        deadline = monotonic() + 90
+        deadline = monotonic() + PATIENCE_S
         while not enough():
             assert monotonic() < deadline, "it was not answered"
             for records in self._consumer.poll(timeout_ms=200).values():

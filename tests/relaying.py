@@ -25,13 +25,13 @@ from eventstore.kafka.records import Carried, carried
 from eventstore.kafka.relay import Relay, keep_relayed
 from eventstore.kafka.topics import TopicNames
 from eventstore.stored import COLUMNS
+from tests.patience import PATIENCE_S
 
 LANES = 3
 ORGANISATIONS = [uuid5(UUID(int=1), f"organisation {number}") for number in range(7)]
 TOPICS = ("orders.OrderPlaced.v1", "inventory.StockReceived.v1", "people.PersonErased.v2")
 #: Nobody's area, no area at all, and one that begins as ours do.
 STRANGERS = ("test.Noted.v1", "noted", "ordersx.OrderPlaced.v1")
-PATIENCE_S = 60
 
 
 class Found(NamedTuple):

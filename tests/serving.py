@@ -27,6 +27,7 @@ from chainlytics.cli.server import _Server, _workers_in_thread, build_api, serve
 from chainlytics.settings import Settings
 from domain.access import Role
 from eventstore import prepare_database
+from tests.patience import PATIENCE_S
 from tests.world import ORGANISATION
 
 SECRET = "known to the tests only, and long enough"
@@ -72,7 +73,7 @@ def bearer(*roles: Role, organisation_id: UUID = ORGANISATION, actor: str = "tes
     )
 
 
-def until(ask: Callable[[], T | None], seconds: float = 60) -> T:
+def until(ask: Callable[[], T | None], seconds: float = PATIENCE_S) -> T:
     """The first answer that is not None."""
     deadline = monotonic() + seconds
     while monotonic() < deadline:
@@ -197,7 +198,7 @@ def post(client: httpx.Client, path: str, body: Any, key: str | None = None) -> 
 def get(client: httpx.Client, path: str, **query: Any) -> Any:
     """Ask a query that must be answered; again where read models are behind, as a client would: a
     machine that runs many tests is slow now and then."""
-    deadline = monotonic() + 60
+    deadline = monotonic() + PATIENCE_S
     while True:
         answer = client.get(path, params=query)
         if answer.status_code != 503 or "read-model-behind" not in answer.text:

@@ -39,6 +39,7 @@ from eventstore import (
 )
 from eventstore.embedded import EmbeddedPostgres
 from eventstore.history import Attempt, check, read_log
+from tests.patience import PATIENCE_S
 from tests.proxy import Proxy
 from tests.writing import (
     ORGANISATION,
@@ -58,8 +59,6 @@ KILLS, KILLS_IN_COMMIT, CUT_BACKENDS, OPEN_TRANSACTIONS = 6, 4, 12, 4
 CRASHES = ("the whole server", "shut down at once", "the postmaster alone")
 LOST_ANSWERS = 3  # of one unit, in a row
 STALLED_CALLERS, STALLED_WAVES, MAX_PENDING = 500, 4, 100
-
-pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
@@ -237,7 +236,7 @@ def crash(home: Path, how: str) -> None:
         for victim in (postmaster, *backends):
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.kill()
-    psutil.wait_procs([postmaster], timeout=30)
+    psutil.wait_procs([postmaster], timeout=PATIENCE_S)
 
 
 def head(url: str) -> int:
@@ -288,7 +287,7 @@ def test_writers_killed_backends_cut_a_transaction_held_open(log_url: str, tmp_p
 
     async def run(recorder: Recorder) -> None:
         with crowd_of(WRITERS, log_url, tmp_path) as crowd:
-            async with following(log_url) as followers, asyncio.timeout(90):
+            async with following(log_url) as followers, asyncio.timeout(PATIENCE_S):
                 await followers[0].reach(200)  # all are at work
                 await asyncio.gather(kill(crowd), disturb(recorder, followers))
                 await followers[0].reach(followers[0].position + 200)
@@ -320,7 +319,7 @@ def test_the_server_crashes_and_starts_again(home: Path) -> None:
         proxy = Proxy(url)  # clients know one address; a server that starts again takes a new port
         async with proxy as stays:
             with crowd_of(3, stays, home) as crowd:
-                async with following(stays) as followers, asyncio.timeout(100):
+                async with following(stays) as followers, asyncio.timeout(PATIENCE_S):
                     for how in CRASHES:
                         await followers[0].reach(followers[0].position + 150)
                         await asyncio.to_thread(crash, home, how)

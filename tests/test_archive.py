@@ -41,6 +41,7 @@ from projections.schema import fields_of
 from projections.segments import needed, typed
 from tests.appending import emptied
 from tests.archiving import archive, archived, dropped, held, manifests_sealed, sealed
+from tests.patience import PATIENCE_S
 from tests.serving import assert_problem, serving_here, until
 from tests.test_folds import facts
 from tests.test_rebuild import caught_up, write
@@ -50,6 +51,7 @@ EVENTS = 900
 _WRITER = """
 import sys
 from tests.archiving import archive
+from tests.patience import PATIENCE_S
 archive(sys.argv[1], sys.argv[2], positions=100).write()
 """
 
@@ -170,7 +172,7 @@ def test_a_writer_that_is_killed_is_gone_on_with(log: str, tmp_path: Path) -> No
             [sys.executable, "-c", _WRITER, log, str(folder)], cwd=Path(__file__).parent.parent
         )
         count = len(list(folder.rglob("*")))
-        give_up, enough = monotonic() + 60, count + chance.randint(1, 15)
+        give_up, enough = monotonic() + PATIENCE_S, count + chance.randint(1, 15)
         while process.poll() is None and len(list(folder.rglob("*"))) < enough:
             assert monotonic() < give_up
             sleep(0.001)
@@ -311,7 +313,7 @@ def test_the_worker_verifies_one_segment_after_the_other(
             await asyncio.gather(task, return_exceptions=True)
 
     with capture_logs() as said:
-        asyncio.run(asyncio.wait_for(run(), 20))
+        asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
     told = next(one for one in said if one["event"] == "the archive is damaged")
     assert (told["log_level"], told["segment"]) == ("critical", 1)
 

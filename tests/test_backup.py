@@ -49,6 +49,7 @@ from projections.table import Table
 from readmodels.database import ReadModelDiverged, ReadModels
 from readmodels.orders import list_orders, order_timeline
 from readmodels.positions import Positions, ReadModelBehind
+from tests.patience import PATIENCE_S
 from tests.serving import NO_TLS, SECRET, assert_problem, bearer, until
 from tests.world import NOW, ORGANISATION, company, context, request, send
 
@@ -506,7 +507,7 @@ def test_read_models_of_a_lost_log_are_never_served_and_rebuilt_by_themselves(
             assert all(states[name].diverged for name in TABLES)
             assert {states[name].behind for name in TABLES} == {lost - 2 + newer}
             async with company_without_workers(url) as app, following(app):
-                await positions.wait_for(lost - 2 + newer, list(TABLES), 60)
+                await positions.wait_for(lost - 2 + newer, list(TABLES), PATIENCE_S)
                 shown = await list_orders(read, limit=500)
                 assert {row.order_id for row in shown.items} == {
                     *(f"N-{number}" for number in range(newer)),

@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 
 from chainlytics.cli import app
 from eventstore.embedded import EmbeddedPostgres
+from tests.patience import PATIENCE_S
 from tests.serving import NO_TLS
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.timeout(280)
 
 
 class Terminal:
@@ -179,7 +179,7 @@ def test_a_command_imports_only_what_it_needs() -> None:
         "shown = CliRunner().invoke(app, ['decisions', '--help']); assert shown.exit_code == 0;"
         "assert 'uvicorn' not in sys.modules and 'fastapi' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE_S)
 
 
 def test_a_command_that_is_nearly_right_is_suggested() -> None:
@@ -233,7 +233,7 @@ def test_serving_until_interrupted(terminal: Terminal, demo: str) -> None:
 
 
 def wait_until_healthy(address: str, process: subprocess.Popen[str]) -> None:
-    give_up = monotonic() + 60
+    give_up = monotonic() + PATIENCE_S
     while monotonic() < give_up:
         assert process.poll() is None, process.communicate()
         try:

@@ -21,8 +21,6 @@ from chainlytics.cli.console import console
 from eventstore.embedded import EmbeddedPostgres
 from tests.test_cli import Terminal
 
-pytestmark = pytest.mark.timeout(280)
-
 #: Before any cut-off: what is allowed is not to hang on the time of day.
 MORNING = "2026-01-01T08:00:00Z"
 

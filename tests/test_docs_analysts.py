@@ -48,7 +48,7 @@ ADDRESS = "http://127.0.0.1:8000"
 YEAR = 5119
 DEMO = organisation_id("demo")
 _END = "the end of the block"
-pytestmark = [pytest.mark.timeout(280), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 class Terminal:

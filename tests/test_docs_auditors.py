@@ -20,7 +20,6 @@ from chainlytics.cli import app
 from eventstore.embedded import EmbeddedPostgres
 
 PAGE = Path(__file__).parent.parent / "docs" / "auditors.md"
-pytestmark = pytest.mark.timeout(280)
 
 
 def commands() -> list[str]:

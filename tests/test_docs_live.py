@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from tests.following import live_server, place
+from tests.patience import PATIENCE_S
 from tests.serving import bearer
 
 PAGE = (Path(__file__).parent.parent / "docs" / "live.md").read_text(encoding="utf-8")
@@ -32,7 +33,9 @@ def test_the_page_runs(database: str, tmp_path: Path) -> None:
                 continue
             if language == "sh":  # it goes on until somebody ends it
                 command[-1] = program.replace("curl -N", "curl -N --max-time 2 -s")
-            ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
+            ran = subprocess.run(
+                command, env=env, capture_output=True, text=True, timeout=PATIENCE_S
+            )
             assert "OrderPlaced" in ran.stdout or "1 O-1" in ran.stdout, (program, ran)
             if language == "js":
                 assert "closed 1005" in ran.stdout or "closed 1000" in ran.stdout, ran

@@ -21,6 +21,7 @@ from projections.catalogue import TABLES
 from readmodels import exports
 from readmodels.access import QUERIES
 from readmodels.exports import EXPORTS, BadFilter, _ahead, _Workbook, columns_of, wanted
+from tests.patience import PATIENCE_S
 from tests.serving import Served, assert_problem, everything, get, order, post, serving_here
 
 SIGNS = '=HYPERLINK("http://example.org";"Ä, ""x""")'
@@ -275,7 +276,7 @@ def test_who_does_not_read_lets_go_of_the_database(monkeypatch: pytest.MonkeyPat
     async def stall() -> list[bytes]:
         taken = []
         async with _ahead(source()) as blocks:
-            await asyncio.wait_for(closed.wait(), 10)
+            await asyncio.wait_for(closed.wait(), PATIENCE_S)
             try:
                 async for block in blocks:
                     taken.append(block)

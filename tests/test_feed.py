@@ -24,13 +24,13 @@ from projections.projector import Projector
 from projections.table import Table
 from tests.appending import emptied, head
 from tests.feeding import LANES, relay_of, running
+from tests.patience import PATIENCE_S
 from tests.relaying import emptied as replaced
 from tests.test_folds import dump, facts, progress, tell
 
 ORGANISATIONS = [UUID(int=(9 << 64) + number) for number in range(8)]
 #: Tables that are folded in different ways: merged, each event a row, by when events count.
 SOME = [STOCK_LEVELS, ORDER_SUMMARY, ORDER_TIMELINE]
-PATIENCE_S = 40
 
 
 @pytest.fixture

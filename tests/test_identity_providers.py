@@ -34,6 +34,7 @@ from domain.access import Role
 from eventstore import Log
 from eventstore.log import Connection
 from tests.issuing import IssuerServer, Keyed, ec_key, ed_key, good, issuer_server, rsa_key
+from tests.patience import PATIENCE_S
 
 SECRET = "the deployment's token secret, long enough"
 SHARED = "a secret that a project shares with us, long enough"
@@ -552,7 +553,7 @@ def test_a_token_that_was_given_back_is_refused_everywhere(database: str) -> Non
             await first.revoke(token)
             with pytest.raises(InvalidToken, match="revoked"):
                 await first.authenticate(token)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while token_revoked(token) not in there:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
             with pytest.raises(InvalidToken, match="revoked"):

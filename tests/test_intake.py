@@ -50,8 +50,6 @@ from tests.proxy import Proxy
 from tests.serving import SECRET, bearer, order, serving_here, until
 from tests.world import ORGANISATION
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:

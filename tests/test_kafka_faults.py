@@ -36,7 +36,6 @@ from tests.conftest import TEST_SETTINGS
 from tests.feeding import (
     COMPANIES,
     LANES,
-    PATIENCE_S,
     Processes,
     processes,
     relay_of,
@@ -50,12 +49,11 @@ from tests.feeding import (
     until_settled,
     workers,
 )
+from tests.patience import PATIENCE_S
 from tests.proxy import Proxy
 from tests.test_adversity import crash
 from tests.wholeness import assert_whole, carried_by, events
 from tests.world import company, copied
-
-pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")

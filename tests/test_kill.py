@@ -22,10 +22,10 @@ import psycopg
 import pytest
 
 from eventstore.embedded import EmbeddedPostgres
+from tests.patience import PATIENCE_S
 from tests.world import company
 
 ORDERS = 6_000
-pytestmark = pytest.mark.timeout(280)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_server_and_importer_killed_in_mid_import_then_a_clean_continuation(home
     server = EmbeddedPostgres(home)
     url = server.start()
     process = importer(home, data)
-    give_up = monotonic() + 120
+    give_up = monotonic() + PATIENCE_S
     seen = 0
     while seen < 3_000:
         assert process.poll() is None, process.communicate()

@@ -27,11 +27,11 @@ from psycopg.sql import SQL, Identifier
 
 from eventstore import Entry, NewEvent, Unit, Writer, prepare_database
 from eventstore.recorder import LogTrackingRecorder
+from tests.patience import PATIENCE_S
 from tests.test_recorder import environment
 
 ORGANISATION = UUID("6f1b2c9a-53c4-4a7e-9a0e-0f4a1d6f7c11")
 NOTED = "test.Noted.v1"
-PATIENCE_S = 60.0
 
 
 class Parcel(Aggregate):

@@ -40,6 +40,7 @@ from projections.rebuild import (
 )
 from projections.table import LAST_POSITION, Table
 from tests.appending import emptied
+from tests.patience import PATIENCE_S
 from tests.test_folds import ORGANISATIONS, Fact, facts, tell
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -165,7 +166,7 @@ def test_a_rebuild_that_is_killed_leaves_the_live_table_and_goes_on(log: str, ta
         )
         query = "SELECT position FROM projection_rebuilds WHERE name = %s"
         enough = reached[-1] + chance.randint(1, 900)
-        give_up = monotonic() + 60
+        give_up = monotonic() + PATIENCE_S
         while process.poll() is None and (one(log, query, table.name) or 0) < enough:
             assert monotonic() < give_up
             sleep(0.002)
@@ -421,7 +422,7 @@ def test_a_table_that_another_runner_holds_is_not_waited_for(log: str) -> None:
             await other.step(connection)
             with psycopg.connect(log, autocommit=True) as hand:
                 hand.execute("UPDATE projections SET held = true, position = 10")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 assert await Projector(log, [STOCK_LEVELS]).catch_up() == 10
 
     asyncio.run(run())
@@ -513,7 +514,7 @@ def test_two_runners_share_the_tables_and_the_second_takes_over(log: str) -> Non
                 killer.execute("SELECT pg_terminate_backend(%s)", (pid,))
             with pytest.raises(psycopg.OperationalError):
                 await first.step(mine)
-            give_up = monotonic() + 30
+            give_up = monotonic() + PATIENCE_S
             while not await second.step(other):
                 assert monotonic() < give_up
                 await asyncio.sleep(0.05)

@@ -13,6 +13,7 @@ from psycopg import AsyncConnection
 from eventstore import Receipt, Unit, Writer, prepare_database, retention
 from eventstore.retention import Retention, keep_pruned, prune
 from tests.appending import entry, head, head_locked, unit
+from tests.patience import PATIENCE_S
 
 MONTH = timedelta(days=30)
 
@@ -99,12 +100,12 @@ def test_pruning_waits_for_no_append_and_no_append_for_pruning(database: str) ->
         await fill(database, 20)
         age(database, 31, 20)
         with head_locked(database):  # an append that is not yet committed
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 assert (await pruned(database, MONTH))[0] == 20
         await fill(database, 5)
         with psycopg.connect(database) as deleting:  # a step that is not yet committed
             deleting.execute("DELETE FROM commands")
-            async with asyncio.timeout(20), Writer(database) as writer:
+            async with asyncio.timeout(PATIENCE_S), Writer(database) as writer:
                 await writer.append(unit(uuid4(), 1))
             deleting.rollback()
         assert commands(database) == 6

@@ -23,10 +23,10 @@ from eventstore import embedded as embedded_server
 from eventstore.embedded import EmbeddedPostgres
 from eventstore.subscription import Bell, Page, read_page
 from tests.conftest import TEST_SETTINGS, remove_server
+from tests.patience import PATIENCE_S
 
 ORGANISATION = UUID("5b0f7a0e-6f0c-4a52-8f0d-6a8f6f8f2b17")
 NOTED, OTHER = "test.Noted.v1", "test.Other.v1"
-PATIENCE_S = 60  # far more than anything here takes: what hangs fails
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -176,7 +176,7 @@ def test_an_event_between_a_read_and_the_wait_is_seen(
 
             monkeypatch.setattr(Subscription, "_read", and_then_an_event)
             subscription = Subscription(database, position=start, poll_s=60, topics=topics)
-            async with subscription as batches, asyncio.timeout(20):
+            async with subscription as batches, asyncio.timeout(PATIENCE_S):
                 return told(await take(batches, 3))
 
     assert asyncio.run(run()) == [start + 1, start + 2, start + 3]

@@ -27,6 +27,7 @@ from domain.work import ImportFile, RequestImport, RequestReplay
 from eventstore.uploads import Uploads
 from readmodels.database import ReadModels
 from readmodels.tasks import TaskDetail, get_task
+from tests.patience import PATIENCE_S
 from tests.test_kill import assert_whole
 from tests.world import (
     NOW,
@@ -39,7 +40,6 @@ from tests.world import (
     request,
 )
 
-pytestmark = pytest.mark.timeout(200)
 ORDERS = 15_000
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ async def folding(url: str) -> AsyncIterator[Application]:
                 await task
 
 
-async def until(ask: Callable[[], Awaitable[T | None]], seconds: float = 90) -> T:
+async def until(ask: Callable[[], Awaitable[T | None]], seconds: float = PATIENCE_S) -> T:
     deadline = monotonic() + seconds
     while monotonic() < deadline:
         if (found := await ask()) is not None:

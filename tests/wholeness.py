@@ -30,7 +30,8 @@ from eventstore.stored import StoredEvent
 from ml.replay import replay
 from projections.projector import Projector
 from tests.appending import head
-from tests.feeding import COMPANIES, EVERY, LANES, PATIENCE_S
+from tests.feeding import COMPANIES, EVERY, LANES
+from tests.patience import PATIENCE_S
 from tests.test_folds import dump, progress
 
 

@@ -35,6 +35,7 @@ from eventstore.seals.checkpoint import (
 )
 from eventstore.witnesses.witness import HeadNote, Proof, Witness
 from eventstore.witnesses.witnessed import WitnessState, keep_witnessed, witness_states
+from tests.patience import PATIENCE_S
 from tests.serving import free_port
 
 #: How often `kept` looks for a newer head.
@@ -192,7 +193,7 @@ async def kept(url: str, witnesses: Sequence[Witness], proof: Proof) -> AsyncIte
             await task
 
 
-async def until(done: Callable[[], bool], seconds: float = 30) -> None:
+async def until(done: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     """Return as soon as it is so."""
     deadline = monotonic() + seconds
     while not done():
@@ -200,7 +201,7 @@ async def until(done: Callable[[], bool], seconds: float = 30) -> None:
         await asyncio.sleep(0.02)
 
 
-async def until_state(url: str, name: str, state: str, seconds: float = 30) -> WitnessState:
+async def until_state(url: str, name: str, state: str, seconds: float = PATIENCE_S) -> WitnessState:
     """What is known of a witness as soon as it is in this state."""
     deadline = monotonic() + seconds
     while True:

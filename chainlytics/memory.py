@@ -12,6 +12,6 @@ def calm_collector() -> None:
     collector walks tens of thousands of cached states over and over, a third of the time of an
     import (docs/benchmarks.md).
     """
-    gc.collect()
     gc.freeze()  # what was imported stays
     gc.set_threshold(50_000, 20, 100)
+    gc.enable()

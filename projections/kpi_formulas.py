@@ -36,7 +36,11 @@ _OF_CLIENTS = (*_OF_ORDERS, "client")
 _OF_SITES = (*_ANY_DAY, "site")
 _OF_COSTS = (*_ANY_DAY, "site", "currency")
 #: Where clients' rows are, by where those of all are.
-_BY_CLIENT = {"order_kpis": "client_kpis", "tour_days": "client_tour_days"}
+_BY_CLIENT = {
+    "order_kpis": "client_kpis",
+    "tour_days": "client_tour_days",
+    "decision_days": "client_decisions",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -322,7 +326,7 @@ _ALL = (
         _share(col("made") - col("overridden"), col("made")),
         "1 - decisions that people overrode / decisions made; each on the day that it happened",
         "Share of recommendations accepted; 1 - override rate",
-        (*_ANY_DAY, "site", "kind"),
+        (*_ANY_DAY, "site", "client", "kind"),
     ),
     Kpi(
         "decision_followed",

@@ -25,7 +25,7 @@ from domain.inventory import (
 from domain.orders import OrderCancelled, OrderDelivered, OrderPlaced
 from domain.tours import TourCompleted
 from domain.values import Event
-from projections.fold import Fold, count, least, total
+from projections.fold import Fold, count, first, least, total
 from projections.table import Table
 
 #: What was split off an order was sold with it.
@@ -314,6 +314,24 @@ DECISION_DAYS = Table(
     },
 )
 
+_ON_ORDER = {"order_id": when(_FULFILMENT).then(col("subject_id"))}
+
+#: Decisions on orders, a row for each order: their events do not name the client, the order does.
+#: All of an order's count on the day, and for the site, of the first.
+CLIENT_DECISIONS = Table(
+    name="client_decisions",
+    key={OrderPlaced: ("order_id",), DecisionMade: _ON_ORDER, DecisionOverridden: _ON_ORDER},
+    columns={
+        "customer_id": first({OrderPlaced: "customer_id"}),
+        "day": first({DecisionMade: col("recorded_at").dt.date()}),
+        "kind": first({DecisionMade: "kind"}),
+        "site_id": first({DecisionMade: _decided("option")["site_id"]}),
+        "made": count(DecisionMade),
+        "overridden": count(where={DecisionOverridden: col("first")}),
+    },
+    indexes=(("day", "customer_id"),),
+)
+
 TABLES = (
     DAILY_KPIS,
     ORDER_KPIS,
@@ -326,4 +344,5 @@ TABLES = (
     TOUR_DAYS,
     CLIENT_TOUR_DAYS,
     DECISION_DAYS,
+    CLIENT_DECISIONS,
 )

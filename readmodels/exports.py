@@ -55,7 +55,7 @@ EXPORTS: Mapping[str, str] = {
     "daily_kpis": "kpis.daily",
     "decision_kpis": "kpis.decisions",
     **dict.fromkeys(("order_kpis", "client_kpis", "stock_days"), "kpis.report"),
-    **dict.fromkeys(("decided_costs", "decision_days"), "kpis.report"),
+    **dict.fromkeys(("decided_costs", "decision_days", "client_decisions"), "kpis.report"),
     **dict.fromkeys(("tour_days", "client_tour_days"), "kpis.report"),
     "metric_list": "metrics.list",
     "demand_days": "forecasts.list",

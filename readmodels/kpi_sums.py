@@ -186,9 +186,9 @@ def _stock(groups: Sequence[str]) -> str:
 
 
 def _plain(table: str, groups: Sequence[str], only: Sequence[str], bucket: Bucket) -> str:
-    keys = [name for name in _TABLES[table].keys if name in groups]
+    keys = [name for name in _TABLES[table].row_types if name in groups]
     filters = "".join(
-        f" AND {name} = %({_FILTERS[name]})s" for name in only if name in _TABLES[table].keys
+        f" AND {name} = %({_FILTERS[name]})s" for name in only if name in _TABLES[table].row_types
     )
     sums = ", ".join(f"sum({name}) AS {name}" for name in summed(table))
     dims = "".join(f", {name}" for name in keys)
@@ -266,7 +266,7 @@ def _frames(
         before = pl.col("day") < period.first
         return days.filter(~before), days.filter(before)
     table = _TABLES[found.name]
-    keys = {name: pl.String() for name in table.keys if name in groups}
+    keys = {name: pl.String() for name in table.row_types if name in groups}
     columns = {
         name: pl.Int64() if table.row_types[name].is_integer() else pl.Float64()
         for name in summed(found.name)

@@ -25,7 +25,16 @@ from projections.kpi_stock import stock_days
 from projections.kpis import STOCK_DAYS, STOCK_MONTHS, STOCK_SITE_DAYS, STOCK_SUMS
 from readmodels.database import ReadModels
 from readmodels.kpi_sums import Period, sums
-from tests.serving import Served, assert_problem, everything, found, get, post, serving_here
+from tests.serving import (
+    Served,
+    assert_problem,
+    everything,
+    found,
+    get,
+    post,
+    serving_here,
+    until,
+)
 from tests.test_folds import stored
 from tests.world import ORGANISATION, a_year, company
 
@@ -420,3 +429,25 @@ def test_figures_over_http(served: Served) -> None:
     with served.client(Role.VIEWER) as viewer:
         assert_problem(viewer.post("/metrics", json=body), 403, "forbidden")
         assert found(viewer.get("/metrics"))["next_cursor"] is None
+
+
+def test_acceptance_by_client_is_of_the_orders_that_were_decided(served: Served) -> None:
+    """What Postgres sums of orders' clients and decisions' days; no model: the rule decides."""
+    with served.client() as admin:
+        orders = {one["customer_id"]: one for one in everything(admin, "/orders", limit=200)}
+        mine, other = [one for one in orders.values() if one["status"] == "placed"][:2]
+        asked = post(admin, "/decisions", {"subject_id": mine["order_id"]})
+        path = f"/decisions/{asked['id']}"
+
+        def made() -> dict[str, Any] | None:
+            told: dict[str, Any] = get(admin, path, min_position=asked["position"])
+            return told if told["made"] is not None else None
+
+        decided = until(made)
+        query = {"by": "client", "min_position": decided["last_position"]}
+        rows = get(admin, "/metrics/kpi/decision_acceptance/report", **query)["rows"]
+        assert [(row["group"], row["value"]) for row in rows] == [
+            ({"customer_id": mine["customer_id"]}, 1.0)
+        ]
+        limited = {**query, "by": "day", "customer_id": other["customer_id"]}
+        assert get(admin, "/metrics/kpi/decision_acceptance/report", **limited)["rows"] == []

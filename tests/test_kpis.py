@@ -37,6 +37,7 @@ from projections.engine import finish, fold_events
 from projections.kpi_formulas import KPIS, day_rows, figures
 from projections.kpis import LEAD_TIME_DAYS, TABLES
 from readmodels.kpi_sums import summed
+from tests.order_world import placed
 from tests.test_folds import NOON, ORGANISATIONS, stored
 
 DATA = Path(os.environ.get("CHAINLYTICS_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -501,6 +502,29 @@ def test_decision_acceptance() -> None:
     }
     # Of three outcomes two are of what was decided.
     assert told("decision_followed", DECISIONS)[()] == pytest.approx(2 / 3)
+
+
+def test_decision_acceptance_by_client() -> None:
+    # C-1: a decision on O-1 is overridden and made anew, one is made on O-2: 1 - 1 / 3. C-2's order
+    # waits for its first decision; that of another kind is of no client.
+    orders = tuple(
+        placed.model_copy(update={"order_id": order, "customer_id": client})
+        for order, client in (("O-1", "C-1"), ("O-2", "C-1"), ("O-3", "C-2"))
+    )
+    decisions = (
+        made("D-1", 0),
+        overridden("D-1", first=True),
+        overridden("D-1", first=False),
+        made("D-2", 1),
+        made("D-3", 0).model_copy(update={"subject_id": "O-2"}),
+        made("D-4", 0, kind="replenishment"),
+    )
+    told_by_client = told("decision_acceptance", orders + decisions, ["client"])
+    assert told_by_client == {("C-1",): pytest.approx(2 / 3)}
+    # Both decisions on O-1 count for S-1, which was chosen first.
+    assert told("decision_acceptance", orders + decisions, ["client", "site", "kind"]) == {
+        ("C-1", "S-1", "fulfilment"): pytest.approx(2 / 3),
+    }
 
 
 @pytest.mark.parametrize("name", list(KPIS))

@@ -170,12 +170,7 @@ class Measured:
 
 def route_of(scope: Scope) -> str:
     """The template that a request's path has matched, as OpenAPI has it."""
-    route = scope.get("route")
-    # A route alone knows nothing of the prefix that its router was included with.
-    included = scope.get("fastapi", {}).get("effective_route_context")
-    if included is not None and included.original_route is route:
-        route = included
-    return getattr(route, "path", None) or UNMATCHED
+    return getattr(scope.get("route"), "path", None) or UNMATCHED
 
 
 def _is_live(message: Message) -> bool:

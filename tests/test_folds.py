@@ -482,9 +482,9 @@ def test_a_wrong_field_is_named_with_its_table_and_event() -> None:
             name="colours",
             key={StockReceived: ("sku",)},
             columns={"colour": first({StockReceived: "colour"})},
-        )
+        ).check()
     with pytest.raises(TypeError, match=r"^colours.hue: StockReceived has no field 'hue'"):
-        Table(name="colours", key={StockReceived: ("hue",)}, columns={})
+        Table(name="colours", key={StockReceived: ("hue",)}, columns={}).check()
 
 
 def test_an_event_that_is_folded_needs_a_key() -> None:

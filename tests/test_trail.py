@@ -882,7 +882,7 @@ def test_nobody_is_told_without_an_organisation(database: str, served: Served) -
 
     until(lambda: True if noted() and noted()[0][2] == 3 else None)
     [(command, actor, times, count)] = noted()
-    assert (command, actor, times) == ("GET /orders/{order_id}", "", 3)
+    assert (command, actor, times) == (f"GET {API}/orders/{{order_id}}", "", 3)
     assert count <= 2
     stored = str(rows(database, "SELECT a::text FROM attempts a"))
     assert "s3cret" not in stored

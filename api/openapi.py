@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from threading import Lock
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -48,13 +49,15 @@ def describe(app: FastAPI) -> Document:
     """The document of an application; the same one for applications of the same endpoints."""
     routes = [one for one in app.routes if isinstance(one, APIRoute) and one.include_in_schema]
     key = (app.title, app.version, app.description, *map(id, routes))
-    if key not in _described:
-        _described[key] = _describe(app)
-    return _described[key]
+    with _describing:  # whoever asks meanwhile waits for it
+        if key not in _described:
+            _described[key] = routes, _describe(app)
+        return _described[key][1]
 
 
-#: To make one takes seconds.
-_described: dict[tuple[object, ...], Document] = {}
+#: To make one takes seconds. The routes stay, so that their ids are no others'.
+_described: dict[tuple[object, ...], tuple[list[APIRoute], Document]] = {}
+_describing = Lock()
 
 
 def _describe(app: FastAPI) -> Document:

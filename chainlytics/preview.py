@@ -102,6 +102,7 @@ def as_of_each(
     Raises:
         TypeError: the table has no running form, or a key column is missing in ``probes``.
     """
+    table.check()
     settings = Settings()
     whose = organisation_id(organisation or settings.organisation)
     missing = [name for name in (*table.keys[1:], "position") if name not in probes.columns]
@@ -152,7 +153,11 @@ async def preview_rows(
     """As ``preview``, on an application that is open.
 
     ``parked``: leave out what the read model of this name could not fold, as its queries do.
+
+    Raises:
+        WrongDeclaration: before anything is read.
     """
+    table.check()
     unknown = [name for name in keys or () if name not in table.keys[1:]]
     if unknown:
         raise TypeError(

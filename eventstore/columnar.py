@@ -40,11 +40,13 @@ class ArrowConnection:
     """
 
     def __init__(self, url: str, *, transaction: bool = False) -> None:
+        self._connection: AdbcConnection | None = None
         try:
             self._connection = AdbcConnection(_database(url))
             if transaction:
                 self._connection.set_autocommit(False)
         except DriverError as error:
+            self.close()
             raise psycopg.OperationalError(str(error)) from error
 
     def frame(self, query: str) -> pl.DataFrame:
@@ -63,8 +65,13 @@ class ArrowConnection:
 
     def close(self) -> None:
         """End it; what is broken is closed."""
-        with suppress(DriverError):
-            self._connection.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(DriverError):
+                connection.close()
+
+    def __del__(self) -> None:
+        self.close()  # the driver's own connections stay open when they are forgotten
 
     def __enter__(self) -> Self:
         return self

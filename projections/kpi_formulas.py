@@ -70,7 +70,7 @@ class Kpi:
 
     @property
     def client_table(self) -> str | None:
-        """The read model of the same columns with a row for each client, if there is one."""
+        """The read model of the same columns that can be told by client, if there is one."""
         return _BY_CLIENT[self.table] if "client" in self.groups else None
 
     @property
@@ -324,7 +324,8 @@ _ALL = (
         "higher",
         "decision_days",
         _share(col("made") - col("overridden"), col("made")),
-        "1 - decisions that people overrode / decisions made; each on the day that it happened",
+        "1 - decisions that people overrode / decisions made; each on the day that it happened, "
+        "by client on the day of an order's first decision",
         "Share of recommendations accepted; 1 - override rate",
         (*_ANY_DAY, "site", "client", "kind"),
     ),

@@ -2,7 +2,7 @@
 
 A day is a cohort: what became of the orders placed that day (UTC). So ``late_share`` compares like
 with like, an order whose delivery time was never recorded still has its day, and what is told late
-changes the day it should. Every column is a sum or a count, so any grouping of rows is a sum, too;
+changes the day it should. Figures are sums and counts, so any grouping of rows is a sum, too;
 projections/kpi_formulas.py makes KPIs of them.
 """
 
@@ -317,7 +317,7 @@ DECISION_DAYS = Table(
 _ON_ORDER = {"order_id": when(_FULFILMENT).then(col("subject_id"))}
 
 #: Decisions on orders, a row for each order: their events do not name the client, the order does.
-#: All of an order's count on the day, and for the site, of the first.
+#: All of an order's count on the day, and for the site, of the first. Orders without one: no day.
 CLIENT_DECISIONS = Table(
     name="client_decisions",
     key={OrderPlaced: ("order_id",), DecisionMade: _ON_ORDER, DecisionOverridden: _ON_ORDER},

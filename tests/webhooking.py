@@ -96,7 +96,10 @@ def receiving(
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
+            length = int(self.headers["content-length"])
+            body = self.rfile.read(length)
+            if len(body) < length:
+                return  # who was killed had not sent all of it
             headers = {name.lower(): value for name, value in self.headers.items()}
             got = Got(self.path, headers, body, headers["host"])
             receiver.got.append(got)
